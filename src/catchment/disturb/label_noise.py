@@ -14,6 +14,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from catchment.loss_conventions import IGNORE_INDEX, UNKNOWN_CLASS
+
 Labels: TypeAlias = NDArray[np.int64]
 
 MAPPINGS: dict[str, dict[int, int]] = {
@@ -23,7 +25,7 @@ MAPPINGS: dict[str, dict[int, int]] = {
     "cifar10": {9: 1, 2: 0, 3: 5, 5: 3, 4: 7},
 }
 
-_UNCOUNTED_LABELS = (-1, -100)
+_UNCOUNTED_LABELS = (UNKNOWN_CLASS, IGNORE_INDEX)
 
 
 @dataclass(frozen=True, eq=False)

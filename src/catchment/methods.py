@@ -1,0 +1,72 @@
+"""Every method by name: create it, list them, look up its published settings."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import inspect
+from typing import Any
+
+from catchment import drainage
+from catchment.baselines import noisy_labels
+from catchment.objective import Method, Objective
+
+_MODULES = (drainage, noisy_labels)
+_METHODS: dict[str, Method] = {method.name: method for module in _MODULES for method in module.METHODS}
+
+
+def list_objectives() -> tuple[Method, ...]:
+    """The records of all methods, by name.
+
+    >>> [method.name for method in list_objectives()]
+    ['cross-entropy', 'drainage']
+    """
+    return tuple(sorted(_METHODS.values(), key=lambda method: method.name))
+
+
+def create_objective(name: str, *, num_classes: int, **parameters: Any) -> Objective:
+    """The objective called ``name``; ``num_classes`` goes where its constructor wants it.
+
+    Raises:
+        ValueError: the name, a parameter or its value is not one that it knows.
+
+    >>> create_objective("drainage", num_classes=10, alpha=0.1)
+    DrainageLoss(alpha=0.1, beta=10, constant=None)
+    """
+    cls = _method(name).cls
+    accepted = inspect.signature(cls).parameters
+    for parameter in parameters:
+        if parameter not in accepted:
+            known = ", ".join(key for key in accepted if key != "num_classes")
+            raise ValueError(f"{name} has no parameter {parameter!r}: it knows {known}")
+    if "num_classes" in accepted:
+        parameters["num_classes"] = num_classes
+    try:
+        return cls(**parameters)
+    except TypeError as error:
+        raise ValueError(f"{name} can't be made with {parameters}: {error}") from None
+
+
+def preset(objective: str, dataset: str) -> dict[str, dict[str, Any]]:
+    """The published settings of a method on a data set: ``{"objective": {...}, "training": {...}}``.
+
+    Raises:
+        ValueError: there is no such method, or nothing is published for it on that data set.
+
+    >>> preset("drainage", "cifar100")["objective"]
+    {'alpha': 0.1}
+    """
+    presets = _method(objective).presets
+    if dataset not in presets:
+        raise ValueError(
+            f"no settings of {objective} are published for {dataset!r}: known are {', '.join(presets) or 'none'}"
+        )
+    return {part: copy.deepcopy(dict(values)) for part, values in presets[dataset].items()}
+
+
+def _method(name: str) -> Method:
+    if name not in _METHODS:
+        near = difflib.get_close_matches(name, _METHODS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(sorted(_METHODS))}"
+        raise ValueError(f"there is no objective {name!r}: {hint}")
+    return _METHODS[name]
