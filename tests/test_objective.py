@@ -2,11 +2,10 @@
 
 import pytest
 import torch
-from tiny_objectives import Net, NeedsClassCounts, NeedsIndex, NotExclusive, TakesFeatures, TakesOtherLogits
+from tiny_objectives import NeedsClassCounts, NeedsIndex, Net, NotExclusive, TakesFeatures, TakesOtherLogits
 
 import catchment as ct
 from catchment.training import TrainingConfig
-
 
 LOGITS = torch.tensor([[2.0, 0.0, -1.0], [0.0, 1.0, 3.0]])
 

@@ -1,0 +1,142 @@
+"""How to train, apart from what: every number a protocol states."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, fields
+from numbers import Integral, Real
+from typing import Any
+
+OPTIMIZERS = ("sgd", "adam", "adamw")
+SCHEDULES = ("cosine", "step", "plateau", "constant")
+# annotation of a setting -> what its value must be, and in words
+_KINDS: dict[Any, tuple[type, str]] = {
+    "int": (Integral, "a whole number"),
+    "float": (Real, "a number"),
+    "bool": (bool, "True or False"),
+    "str": (str, "a name"),
+}
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The settings of a training run.
+
+    Args:
+        epochs: passes over the training set.
+        batch_size: over all processes together.
+        optimizer: "sgd", "adam" or "adamw".
+        learning_rate: at the start.
+        momentum: of SGD.
+        nesterov: of SGD.
+        weight_decay: the optimiser's.
+        l1: adds ``l1 * sum |w|`` over all parameters to what is minimised, outside the loss and before clipping.
+        schedule: "cosine" (to 0 over the epochs), "step", "plateau" (on the validation loss, else the training loss)
+            or "constant".
+        step_size: epochs between the steps of "step", and the patience of "plateau".
+        step_factor: what "step" and "plateau" multiply the learning rate by.
+        clip_norm: gradients are clipped to this norm; 0 turns it off.
+        early_stopping: stop after so many epochs without a better validation accuracy, and restore the best epoch;
+            0 turns it off, and the last epoch counts.
+        augmentation: "crop:P" and "flip"; None takes what the data set wants.
+        bf16: bfloat16 autocast.
+        channels_last: memory format of images.
+        compile: torch.compile the model.
+        device: as torch names it; "auto" is CUDA where there is one.
+        threads: of the CPU; 0 chooses (one for small nets, where more cost more than they bring).
+        seed: of weights, order, augmentation and dropout.
+
+    Raises:
+        ValueError: a setting is out of its range.
+    """
+
+    epochs: int = 30
+    batch_size: int = 64
+    optimizer: str = "sgd"
+    learning_rate: float = 0.05
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    l1: float = 0.0
+    schedule: str = "cosine"
+    step_size: int = 10
+    step_factor: float = 0.1
+    clip_norm: float = 5.0
+    early_stopping: int = 0
+    augmentation: tuple[str, ...] | None = None
+    bf16: bool = False
+    channels_last: bool = False
+    compile: bool = False
+    device: str = "auto"
+    threads: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if field.type in _KINDS:
+                _check_kind(field.name, getattr(self, field.name), *_KINDS[field.type])
+        _require(self.optimizer in OPTIMIZERS, f"optimizer is {self.optimizer!r}: choose one of {_list(OPTIMIZERS)}")
+        _require(self.schedule in SCHEDULES, f"schedule is {self.schedule!r}: choose one of {_list(SCHEDULES)}")
+        for name in ("epochs", "batch_size", "step_size"):
+            _require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}: give at least 1")
+        _require(self.batch_size >= 2, f"batch_size is {self.batch_size}: give at least 2")
+        _require(
+            self.learning_rate > 0 and math.isfinite(self.learning_rate),
+            f"learning_rate is {self.learning_rate}: give a finite number above 0",
+        )
+        for name in ("momentum", "weight_decay", "l1", "step_factor", "clip_norm", "early_stopping", "threads", "seed"):
+            value = getattr(self, name)
+            _require(value >= 0 and math.isfinite(value), f"{name} is {value}: give a finite number of at least 0")
+        # scikit-learn, which holds out the test part, takes no more than 32 bits
+        _require(self.seed < 2**32, f"seed is {self.seed}: give a number below 2 ** 32")
+        _require(
+            self.schedule != "plateau" or self.step_factor < 1,
+            f"step_factor is {self.step_factor}: the plateau schedule needs one below 1",
+        )
+        _require(
+            self.optimizer != "sgd" or not self.nesterov or self.momentum > 0,
+            f"momentum is {self.momentum}: nesterov needs a momentum above 0",
+        )
+        _require(
+            self.augmentation is None or isinstance(self.augmentation, tuple | list),
+            f"augmentation is {self.augmentation!r}: give a tuple of steps, or None",
+        )
+        for step in self.augmentation or ():
+            parse_augmentation(step)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON keeps it."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> TrainingConfig:
+        """From what ``to_dict`` gave; an unknown setting is a ValueError."""
+        unknown = values.keys() - {field.name for field in fields(cls)}
+        if unknown:
+            raise ValueError(f"there is no training setting {sorted(unknown)[0]!r}: it may be from another version")
+        augmentation = values.get("augmentation")
+        return cls(**{**values, "augmentation": None if augmentation is None else tuple(augmentation)})
+
+
+def parse_augmentation(step: str) -> int:
+    """The padding of "crop:P"; 0 for "flip"."""
+    kind, _, padding = str(step).partition(":")
+    if kind == "crop" and padding.isdecimal() and int(padding) > 0:
+        return int(padding)
+    _require(step == "flip", f"augmentation is {step!r}: use crop:P (P pixels of padding) and flip")
+    return 0
+
+
+def _check_kind(name: str, value: Any, kind: type, in_words: str) -> None:
+    # bool is a whole number to Python, and not to us
+    fits = isinstance(value, kind) and isinstance(value, bool) == (kind is bool)
+    _require(fits, f"{name} is {value!r}: give {in_words}")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+def _list(names: tuple[str, ...]) -> str:
+    return ", ".join(names)
