@@ -1,0 +1,1 @@
+"""Runs, and what a run is: data, disturbance, method, training, numbers."""

@@ -1,0 +1,303 @@
+"""One run: data -> noise -> training -> numbers -> a folder that says all of it."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import catchment
+from catchment import report
+from catchment.data import Dataset, InputFormat, Splits, load_data
+from catchment.experiments.noise import apply_noise
+from catchment.files import atomic_write, folder_lock, read_json, write_json
+from catchment.methods import create_objective
+from catchment.nets import create_net, input_statistics
+from catchment.objective import Model
+from catchment.training.checkpoint import Checkpointer
+from catchment.training.config import TrainingConfig
+from catchment.training.distributed import rank_and_world_size
+from catchment.training.evaluation import label_score_metrics, predict, test_metrics, wrong_labels
+from catchment.training.loop import check_trainable, choose_device, cpu_threads, train
+
+CONFIG, METRICS, WEIGHTS = "config.json", "metrics.json", "model.safetensors"
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides what a run does.
+
+    Args:
+        data: a known name, a folder of class folders, ``.npz``, ``.csv`` or ``.parquet``.
+        test: where the test part is; None takes the known split, or holds out 20 %.
+        label_column: of a table.
+        drop_columns: columns of a table that are no features.
+        image_size: to which images are resized; None keeps it where they agree.
+        skip_unreadable: leave unreadable images out and count them.
+        noise: what is done to the training labels, ``symmetric:0.4`` for example.
+        mapping: of asymmetric noise.
+        objective: a name that ``create_objective`` knows.
+        parameters: of the objective.
+        net: a name that ``create_net`` knows.
+        validation: share of the training set held out for validation; 0 holds out none.
+        validation_labels: "noisy", as a user would have them, or "clean", as some papers have them.
+        training: how to train.
+    """
+
+    data: str = "digits"
+    test: str | None = None
+    label_column: str = "label"
+    drop_columns: tuple[str, ...] = ()
+    image_size: int | None = None
+    skip_unreadable: bool = False
+    noise: str | None = None
+    mapping: str | None = None
+    objective: str = "drainage"
+    parameters: dict[str, Any] = field(default_factory=dict)
+    net: str = "auto"
+    validation: float = 0.0
+    validation_labels: str = "noisy"
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.validation < 1:
+            raise ValueError(f"validation is {self.validation}: give a share from 0 to below 1")
+        if self.validation_labels not in ("noisy", "clean"):
+            raise ValueError(f"validation labels are {self.validation_labels!r}: choose noisy or clean")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON keeps it."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> RunConfig:
+        """From what ``to_dict`` gave."""
+        names = {f.name for f in fields(cls)}
+        known = {name: value for name, value in values.items() if name in names}
+        known["drop_columns"] = tuple(known["drop_columns"])
+        return cls(**{**known, "training": TrainingConfig.from_dict(known["training"])})
+
+
+@dataclass(frozen=True)
+class RunData:
+    """What a run trains on and is judged by."""
+
+    train: Dataset
+    validation: Dataset | None
+    test: Dataset
+    noise: dict[str, Any] | None
+
+
+def load_run_data(config: RunConfig) -> RunData:
+    """Read the data, spoil the training labels, and hold out the validation part."""
+    seed = config.training.seed
+    splits = load_data(
+        config.data,
+        test=config.test,
+        label_column=config.label_column,
+        drop_columns=config.drop_columns,
+        image_size=config.image_size,
+        skip_unreadable=config.skip_unreadable,
+        seed=seed,
+    )
+    noise = None
+    if config.noise is not None:
+        splits, noise = apply_noise(splits, config.noise, mapping=config.mapping, seed=seed)
+    elif config.mapping is not None:
+        raise ValueError("a mapping without noise does nothing: add --noise asymmetric:RATE")
+    train_part, validation = splits.train, None
+    if config.validation:
+        train_part, validation = hold_out(splits.train, config.validation, seed)
+        if config.validation_labels == "clean":
+            if validation.clean_labels is None:
+                raise ValueError(f"the clean labels of {config.data} are not known: use --validation-labels noisy")
+            validation = replace(validation, labels=validation.clean_labels)
+    return RunData(train_part, validation, splits.test, noise)
+
+
+def hold_out(dataset: Dataset, share: float, seed: int) -> Splits:
+    """Split off a random share of the rows, seeded."""
+    order = np.random.default_rng([seed, 1]).permutation(len(dataset))
+    count = round(share * len(dataset))
+    if not 1 <= count < len(dataset):
+        raise ValueError(f"a share of {share} of {len(dataset)} samples leaves one part empty: choose another share")
+    return Splits(dataset.select(np.sort(order[count:])), dataset.select(np.sort(order[:count])))
+
+
+def run(
+    config: RunConfig,
+    folder: Path,
+    *,
+    resume: bool = False,
+    on_epoch: Callable[[dict[str, Any]], None] = lambda row: None,
+    on_start: Callable[[RunData, Model], None] = lambda data, model: None,
+) -> dict[str, Any]:
+    """Do a run and write its folder; what it returns is also in ``metrics.json``.
+
+    A finished run is not done again: its numbers are read from disk.
+
+    Args:
+        config: what to do.
+        folder: where to write; it must be new or empty, unless ``resume``.
+        resume: go on with the run in ``folder``.
+        on_epoch: called with each row of the history.
+        on_start: called once data and model are there.
+
+    Raises:
+        ValueError: the settings, the data or the folder can't be used; nothing was written then.
+    """
+    rank, _ = rank_and_world_size()
+    choose_device(config.training.device)
+    if resume and (folder / METRICS).exists():
+        return _finished(folder)
+    if not resume:
+        check_new_folder(folder)
+    data = load_run_data(config)
+    model = create_model(config, data.train)
+    record = _config_record(config, data)
+    if resume and (folder / CONFIG).exists() and read_json(folder / CONFIG)["fingerprint"] != record["fingerprint"]:
+        raise ValueError(f"{config.data} has changed since the run in {folder} began: restore it, or start anew")
+    check_trainable(model, data.train, config.training, validation=data.validation)
+    on_start(data, model)
+    if rank > 0:
+        _train_and_evaluate(config, data, model, None, resume, on_epoch)
+        return {}
+    folder.mkdir(parents=True, exist_ok=True)
+    with folder_lock(folder):
+        if not (folder / CONFIG).exists():
+            write_json(folder / CONFIG, record)
+        metrics = _train_and_evaluate(config, data, model, folder, resume, on_epoch)
+        _write_weights(model, folder / WEIGHTS)
+        write_json(folder / METRICS, metrics)
+        return _finished(folder)
+
+
+def _finished(folder: Path) -> dict[str, Any]:
+    """Complete what a kill right after the last number may have left undone; the run's numbers."""
+    if not (folder / report.NAME).exists():
+        report.write_run_report(folder)
+    Checkpointer(folder).remove()
+    metrics: dict[str, Any] = read_json(folder / METRICS)
+    return metrics
+
+
+def _train_and_evaluate(
+    config: RunConfig,
+    data: RunData,
+    model: Model,
+    folder: Path | None,
+    resume: bool,
+    on_epoch: Callable[[dict[str, Any]], None],
+) -> dict[str, Any]:
+    started = time.perf_counter()
+    result = train(
+        model, data.train, config.training, validation=data.validation, folder=folder, resume=resume, on_epoch=on_epoch
+    )
+    seconds = time.perf_counter() - started
+    with cpu_threads(result.threads):
+        scores = {f"test_{k}": v for k, v in test_metrics(model, predict(model, data.test), data.test).items()}
+        scores |= label_score_metrics(predict(model, data.train), data.train)
+    wrong = wrong_labels(data.train)
+    return {
+        **scores,
+        "noise_rate_realised": None if wrong is None else float(wrong.mean()),
+        "noise": data.noise,
+        "data": data.train.name,
+        "objective": config.objective,
+        "seed": config.training.seed,
+        "epochs": len(result.history),
+        "reported_epoch": result.reported_epoch,
+        "reported": "best validation epoch" if config.training.early_stopping else "last epoch",
+        "validation_labels": config.validation_labels if data.validation is not None else None,
+        "train_samples": len(data.train),
+        "test_samples": len(data.test),
+        "skipped_files": data.train.skipped + data.test.skipped,
+        "parameters": sum(p.numel() for p in model.net.parameters()),
+        "train_seconds": seconds,
+        "threads": result.threads,
+        "device": result.device,
+    }
+
+
+def create_model(config: RunConfig, dataset: Dataset) -> Model:
+    """The net with seeded weights, and the objective."""
+    objective = create_objective(config.objective, num_classes=dataset.num_classes, **config.parameters)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.training.seed)
+        net = create_net(config.net, InputFormat.of(dataset), objective, input_statistics(dataset))
+    return Model(net, objective)
+
+
+def load_run(folder: Path) -> tuple[Model, InputFormat, dict[str, Any]]:
+    """The trained model of a finished run, the format of its inputs, and its config.json.
+
+    Raises:
+        ValueError: there is no finished run.
+    """
+    if not (folder / CONFIG).exists():
+        raise ValueError(f"{folder} holds no run: give the --out folder of catchment train")
+    if not (folder / METRICS).exists():
+        raise ValueError(f"the run in {folder} is not finished: catchment train --resume --out {folder}")
+    from safetensors.torch import load_file
+
+    record = read_json(folder / CONFIG)
+    config = RunConfig.from_dict(record)
+    input_format = InputFormat.from_dict(record["input_format"])
+    objective = create_objective(config.objective, num_classes=len(input_format.class_names), **config.parameters)
+    objective.setup(num_samples=record["train_samples"], class_counts=torch.tensor(record["class_counts"]))
+    model = Model(create_net(config.net, input_format, objective), objective)
+    model.load_inference_state(load_file(folder / WEIGHTS))
+    return model.eval(), input_format, record
+
+
+def check_new_folder(folder: Path) -> None:
+    """Raise a ValueError unless a new run can be written to ``folder``."""
+    if folder.is_file():
+        raise ValueError(f"{folder} is a file: choose another --out")
+    if (folder / CONFIG).exists():
+        raise ValueError(f"{folder} holds another run: choose another --out, or go on with it by --resume")
+    if folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
+        raise ValueError(f"{folder} is not empty: choose another --out")
+
+
+def _config_record(config: RunConfig, data: RunData) -> dict[str, Any]:
+    train_part = data.train
+    counts = np.bincount(train_part.labels[train_part.labels >= 0], minlength=train_part.num_classes)
+    return {
+        **config.to_dict(),
+        "input_format": InputFormat.of(train_part).to_dict(),
+        "train_samples": len(train_part),
+        "class_counts": counts.tolist(),
+        "noise_record": data.noise,
+        "fingerprint": _fingerprint(train_part),
+        "versions": {
+            "catchment": catchment.__version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def _fingerprint(dataset: Dataset) -> str:
+    digest = hashlib.sha256(np.ascontiguousarray(dataset.inputs).data)
+    digest.update(np.ascontiguousarray(dataset.labels).data)
+    return digest.hexdigest()
+
+
+def _write_weights(model: Model, path: Path) -> None:
+    from safetensors.torch import save
+
+    state = {name: value.detach().cpu().contiguous() for name, value in model.inference_state().items()}
+    atomic_write(path, lambda file: _write(file, save(state)))
+
+
+def _write(file: Any, data: bytes) -> None:
+    file.write(data)
