@@ -200,7 +200,9 @@ def test_list(capsys):
     assert run("list", "data") == 0
     assert "digits" in capsys.readouterr().out
     assert run("list", "nets") == 0
-    assert "small-cnn" in capsys.readouterr().out
+    nets = capsys.readouterr().out
+    assert "small-cnn" in nets
+    assert "[vision]" in nets
 
 
 def test_resuming_a_finished_run_changes_nothing(digits_run, capsys):
@@ -299,6 +301,7 @@ def test_bad_data_is_one_line_and_leaves_no_file(case, tmp_path, capsys):
         (["--objective", "drainage:alpha=-1"], "alpha is -1: give a finite number above 0"),
         (["--objective", "drainage:alpha=big"], "'alpha=big' is not a number"),
         (["--objective", "drainage", "--preset", "svhn"], "known are mnist, cifar10"),
+        (["--data", "digts"], "did you mean 'digits'?"),
         (["--net", "resnet"], "there is no net 'resnet': choose one of"),
         (["--epochs", "0"], "epochs is 0: give at least 1"),
         (["--epochs", "many"], "'many' is not a valid integer"),

@@ -215,7 +215,7 @@ def test_an_appender_waits_for_the_one_before(tmp_path):
 
 def test_a_folder_is_held_by_one_handle_at_a_time(tmp_path):
     with folder_lock(tmp_path):
-        with pytest.raises(ValueError, match="another process is working in .*: wait for it, or choose another --out"):
+        with pytest.raises(ValueError, match=r"another process is working in .*: wait for it, or choose another --out"):
             folder_lock(tmp_path).__enter__()
         (tmp_path / "b").mkdir()
         with folder_lock(tmp_path / "b"):  # another folder is free

@@ -18,6 +18,7 @@ from typing import Any, TextIO
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 REMEDIES = {
     errno.ENOSPC: "the disk is full: free some space, or choose another --out",
@@ -207,8 +208,9 @@ def _run_config(options: dict[str, Any], given: set[str]) -> Any:
     if isinstance(steps, str):
         training["augmentation"] = tuple(step for step in _split(steps) if step != "none")
     for key in ("data", "test"):
-        if options[key] is not None and options[key] not in KNOWN:
-            options[key] = str(Path(options[key]).expanduser().absolute())
+        path = Path(options[key] or "").expanduser()
+        if options[key] not in KNOWN and options[key] is not None and path.exists():
+            options[key] = str(path.absolute())  # the run may be resumed from another folder
     options["drop_columns"] = _split(options["drop_columns"])
     return RunConfig(**options, objective=name, parameters=parameters, training=TrainingConfig(**training))
 
@@ -334,7 +336,8 @@ def list_(what: str, as_json: bool) -> None:
     for key in rows[0]:
         table.add_column(key, overflow="fold", no_wrap=key == "name")
     for row in rows:
-        table.add_row(*(", ".join(value) if isinstance(value, list) else str(value) for value in row.values()))
+        cells = (", ".join(value) if isinstance(value, list) else str(value) for value in row.values())
+        table.add_row(*(Text(cell) for cell in cells))  # as Text, since rich would read [vision] as markup
     Console().print(table)
 
 

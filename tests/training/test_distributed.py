@@ -12,8 +12,15 @@ import torch.multiprocessing as mp
 from tiny_objectives import make_dataset, make_model, make_objectives
 
 from catchment import cli
+from catchment.experiments.run import check_new_folder
 from catchment.training import TrainingConfig, train
-from catchment.training.distributed import all_gather_rows, from_first_process, mean_over_processes, rank_and_world_size
+from catchment.training.distributed import (
+    all_gather_rows,
+    from_first_process,
+    mean_over_processes,
+    on_first_process,
+    rank_and_world_size,
+)
 
 CONFIG = TrainingConfig(epochs=3, batch_size=8, learning_rate=0.1, threads=1, device="cpu")
 
@@ -25,9 +32,8 @@ def _free_port():
 
 
 def _worker(rank, port, folder):
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": str(rank), "WORLD_SIZE": "2"}
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo")
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     for name in make_objectives():
         model, columns = make_model(name, seed=rank)  # differing weights: the first process's must win
         run_folder = folder / name
@@ -47,7 +53,16 @@ def _worker(rank, port, folder):
         },
         folder / f"helpers-{rank}.pt",
     )
+    refused = ""
+    try:
+        on_first_process(lambda: check_new_folder(folder))  # holds the objectives' folders
+    except ValueError as error:
+        refused = str(error)
+    (folder / f"refused-{rank}").write_text(refused)
     torch.distributed.destroy_process_group()
+
+    # as torchrun starts it
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": str(rank), "WORLD_SIZE": "2"}
     options = ["--epochs", "2", "--threads", "1", "--device", "cpu", "--json"]
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         assert cli.main(["train", *options, "--out", str(folder / "by-command")]) == 0
@@ -97,6 +112,11 @@ def test_what_processes_tell_each_other(folder):
         assert told["mean"].item() == 0.5
         assert told["first"] == {"rank": 0}
         assert told["who"] == (rank, 2)
+
+
+def test_what_the_first_process_finds_wrong_stops_all(folder):
+    told = [(folder / f"refused-{rank}").read_text() for rank in (0, 1)]
+    assert told[0] == told[1] == f"{folder} is not empty: choose another --out"
 
 
 def test_alone_nothing_is_exchanged():

@@ -23,7 +23,7 @@ from catchment.nets import create_net, input_statistics
 from catchment.objective import Model
 from catchment.training.checkpoint import Checkpointer
 from catchment.training.config import TrainingConfig
-from catchment.training.distributed import rank_and_world_size
+from catchment.training.distributed import from_first_process, on_first_process, rank_and_world_size
 from catchment.training.evaluation import label_score_metrics, predict, test_metrics, wrong_labels
 from catchment.training.loop import check_trainable, choose_device, cpu_threads, train
 
@@ -155,10 +155,11 @@ def run(
     """
     rank, _ = rank_and_world_size()
     choose_device(config.training.device)
-    if resume and (folder / METRICS).exists():
-        return _finished(folder)
+    # The first process alone looks at the folder: another might look when the first has already written to it.
+    if from_first_process(resume and (folder / METRICS).exists()):
+        return _finished(folder) if rank == 0 else {}
     if not resume:
-        check_new_folder(folder)
+        on_first_process(lambda: check_new_folder(folder))
     data = load_run_data(config)
     model = create_model(config, data.train)
     record = _config_record(config, data)
@@ -207,7 +208,7 @@ def _train_and_evaluate(
     wrong = wrong_labels(data.train)
     return {
         **scores,
-        "noise_rate_realised": None if wrong is None else float(wrong.mean()),
+        "noise_rate_realised": None if wrong is None else float(wrong[data.train.labels >= 0].mean()),
         "noise": data.noise,
         "data": data.train.name,
         "objective": config.objective,

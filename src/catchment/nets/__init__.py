@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -52,8 +54,16 @@ class Net(nn.Module):
 
 def input_statistics(dataset: Dataset) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation per channel or column, in float64 and then rounded."""
-    x = dataset.inputs.reshape(-1, dataset.inputs.shape[-1])
-    return torch.from_numpy(x.mean(0, dtype="float64")).float(), torch.from_numpy(x.std(0, dtype="float64")).float()
+    if not dataset.is_image:
+        x = dataset.inputs.astype(np.float64)
+        return torch.from_numpy(x.mean(0)).float(), torch.from_numpy(x.std(0)).float()
+    # from the counts of the 256 levels: exact, and without a float copy of all images
+    channels = [dataset.inputs[..., c].reshape(-1) for c in range(dataset.inputs.shape[-1])]
+    counts = np.stack([np.bincount(channel, minlength=256) for channel in channels])
+    levels = np.arange(256.0)
+    mean = counts @ levels / counts.sum(1)
+    variance = (counts * (levels - mean[:, None]) ** 2).sum(1) / counts.sum(1)
+    return torch.from_numpy(mean).float(), torch.from_numpy(np.sqrt(variance)).float()
 
 
 def create_net(
@@ -77,7 +87,8 @@ def create_net(
     if library in ("timm", "torchvision"):
         _require_image(name, is_image)
         make = _timm_backbone if library == "timm" else _torchvision_backbone
-        backbone, width = make(library_name, input_format.shape[-1])
+        backbone = make(library_name, input_format.shape[-1])
+        width = _number_of_features(name, backbone, input_format.shape)
     elif name == "small-cnn":
         _require_image(name, is_image)
         backbone, width = small_cnn(input_format.shape)
@@ -115,24 +126,43 @@ def _require_image(name: str, is_image: bool) -> None:
         raise ValueError(f"{name} takes images, and this is a table: choose --net mlp")
 
 
-def _timm_backbone(name: str, channels: int) -> tuple[nn.Module, int]:
+def _number_of_features(name: str, backbone: nn.Module, shape: tuple[int, ...]) -> int:
+    """What the backbone makes of one image ``(H, W, C)``; a ValueError where it can't take it."""
+    height, width, channels = shape
+    try:
+        with torch.no_grad():
+            features = backbone.eval()(torch.zeros(1, channels, height, width))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise ValueError(
+            f"{name} does not take images of {height} x {width} ({str(error).splitlines()[0]}): "
+            "resize them, with --image-size 224 for example"
+        ) from None
+    backbone.train()
+    if features.ndim != 2:
+        raise ValueError(f"{name} gives features of shape {tuple(features.shape)}: choose a net that pools them")
+    return int(features.shape[1])
+
+
+def _timm_backbone(name: str, channels: int) -> nn.Module:
     timm = _import_vision("timm")
     try:
-        backbone = timm.create_model(name, pretrained=False, num_classes=0, in_chans=channels)
+        backbone: nn.Module = timm.create_model(name, pretrained=False, num_classes=0, in_chans=channels)
     except RuntimeError as error:
         raise ValueError(f"timm can't make {name!r}: {error}") from None
-    # some nets (vgg, mobilenetv3) have a hidden layer between the pooled features and the classifier
-    return backbone, int(getattr(backbone, "head_hidden_size", backbone.num_features))
+    return backbone
 
 
-def _torchvision_backbone(name: str, channels: int) -> tuple[nn.Module, int]:
+def _torchvision_backbone(name: str, channels: int) -> nn.Module:
     from catchment.drainage import find_classifier
 
     models = _import_vision("torchvision").models
-    try:
-        backbone = models.get_model(name, weights=None)
-    except ValueError as error:
-        raise ValueError(f"torchvision can't make {name!r}: {error}") from None
+    if name not in models.list_models(module=models):
+        near = difflib.get_close_matches(name, models.list_models(module=models), n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else "see torchvision.models.list_models()"
+        raise ValueError(f"torchvision has no classification model {name!r}: {hint}")
+    backbone: nn.Module = models.get_model(name, weights=None)
+    if getattr(backbone, "aux_logits", False):
+        raise ValueError(f"torchvision's {name!r} has auxiliary outputs: choose another net, or timm's")
     classifier_name = find_classifier(backbone)
     classifier = backbone.get_submodule(classifier_name)
     if not isinstance(classifier, nn.Linear):
@@ -141,7 +171,7 @@ def _torchvision_backbone(name: str, channels: int) -> tuple[nn.Module, int]:
     setattr(backbone.get_submodule(parent), attribute, nn.Identity())
     if channels != 3:
         backbone = nn.Sequential(_RepeatChannels(), backbone)
-    return backbone, classifier.in_features
+    return backbone
 
 
 class _RepeatChannels(nn.Module):

@@ -109,7 +109,7 @@ class TrainingBatches:
         self.rank, self.world_size = rank, world_size
         self.columns = dict(columns or {})
         for name, column in self.columns.items():
-            if isinstance(column, Tensor | np.ndarray):
+            if not callable(column):
                 if len(column) != len(dataset):
                     raise ValueError(
                         f"column {name!r} has {len(column)} rows for {len(dataset)} samples: give one each"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -56,6 +56,19 @@ def from_first_process(value: Any) -> Any:
     box = [value]
     dist.broadcast_object_list(box, src=0)
     return box[0]
+
+
+def on_first_process(check: Callable[[], None]) -> None:
+    """Run ``check`` on the first process alone; if it raises a ValueError there, all processes raise it."""
+    problem = None
+    if rank_and_world_size()[0] == 0:
+        try:
+            check()
+        except ValueError as error:
+            problem = str(error)
+    problem = from_first_process(problem)
+    if problem is not None:
+        raise ValueError(problem)
 
 
 def mean_over_processes(value: torch.Tensor) -> torch.Tensor:

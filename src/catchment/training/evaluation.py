@@ -92,10 +92,11 @@ def test_metrics(model: Model, predictions: Predictions, dataset: Dataset) -> di
 
 
 def wrong_labels(dataset: Dataset) -> NDArray[np.bool_] | None:
-    """Which given labels differ from the clean ones; None where those are not known."""
+    """Which given labels differ from the clean ones, among the rows that have both; None where none are known."""
     if dataset.clean_labels is None:
         return None
-    wrong: NDArray[np.bool_] = dataset.labels != dataset.clean_labels
+    judged = (dataset.labels >= 0) & (dataset.clean_labels != IGNORE_INDEX)
+    wrong: NDArray[np.bool_] = judged & (dataset.labels != dataset.clean_labels)
     return wrong
 
 

@@ -280,9 +280,11 @@ def choose_threads(model: Model, inputs: Tensor) -> int:
     counter = FlopCounterMode(display=False)
     was_training = model.training
     model.eval()
-    with counter, torch.no_grad():
-        model.net(inputs)
-    model.train(was_training)
+    try:
+        with counter, torch.no_grad():
+            model.net(inputs)
+    finally:
+        model.train(was_training)
     return 1 if counter.get_total_flops() < SMALL_STEP else torch.get_num_threads()
 
 
