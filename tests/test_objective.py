@@ -24,6 +24,13 @@ def test_label_score_without_a_label_is_nan():
     assert score.isnan().all()
 
 
+def test_no_label_of_a_narrow_dtype_is_taken_for_a_missing_one():
+    logits = torch.zeros(2, 256)
+    target = torch.tensor([156, 255], dtype=torch.uint8)  # -100 and -1, were they signed
+    torch.testing.assert_close(ct.Objective().label_score(logits, target), torch.full((2,), 255 / 256))
+    assert not NotExclusive().label_score(logits, target).isnan().any()
+
+
 def test_half_precision_logits_give_float32_probabilities():
     assert ct.Objective().probabilities(LOGITS.half()).dtype == torch.float32
 

@@ -272,7 +272,8 @@ def closed_probabilities(logits: Tensor) -> Tensor:
     >>> closed_probabilities(torch.zeros(1, 5))
     tensor([[0.2500, 0.2500, 0.2500, 0.2500]])
     """
-    return at_least_float32(logits[:, :-1]).softmax(1)
+    classes = logits.narrow(1, 0, logits.shape[1] - 1)  # torch 2.6 can't export [:, :-1] with a dynamic batch
+    return at_least_float32(classes).softmax(1)
 
 
 class DrainageLoss(Objective):

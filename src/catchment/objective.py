@@ -90,6 +90,7 @@ class Objective(nn.Module):
 
 def gather_label(values: Tensor, target: Tensor) -> Tensor:
     """The entry of ``values`` ``(N, C, d...)`` at each label ``(N, d...)``; NaN where the label is -1 or -100."""
+    target = target.long()
     missing = (target == IGNORE_INDEX) | (target == UNKNOWN_CLASS)
     given = values.gather(1, target.masked_fill(missing, 0).unsqueeze(1)).squeeze(1)
     return given.masked_fill(missing, torch.nan)
@@ -99,6 +100,7 @@ def label_distance(probabilities: Tensor, target: Tensor) -> Tensor:
     """|p - y| for each class: labels are indices ``(N, d...)`` (-1: none of them) or ``(N, C, d...)`` of 0 to 1."""
     if target.shape == probabilities.shape:
         return (probabilities - target).abs()
+    target = target.long()
     missing = target == IGNORE_INDEX
     num_classes = probabilities.shape[1]
     given = F.one_hot(target.masked_fill(missing, UNKNOWN_CLASS) + 1, num_classes + 1)[..., 1:].movedim(-1, 1)

@@ -221,6 +221,7 @@ def test_a_net_for_images_refuses_a_table(name):
         ("timm/vit_tiny_patch16_224", "does not take images of 32 x 32 .*--image-size 224"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:The default weight initialization of GoogleNet")
 def test_a_model_that_can_not_serve_is_named(name, message):
     with pytest.raises(ValueError, match=message):
         create_net(name, COLOUR, ct.CrossEntropy())
