@@ -28,9 +28,18 @@ def atomic_write(path: Path, write: Callable[[IO[bytes]], None]) -> None:
         raise
 
 
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file atomically."""
+
+    def write(file: IO[bytes]) -> None:
+        file.write(data)
+
+    atomic_write(path, write)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
-    atomic_write(path, lambda file: _write_all(file, text.encode()))
+    write_bytes(path, text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -51,7 +60,7 @@ def append_jsonl(path: Path, row: dict[str, Any]) -> None:
         if size and not _ends_with_newline(file, size):
             file.seek(0)
             file.truncate(file.read().rfind(b"\n") + 1)
-        _write_all(file, (json.dumps(finite_or_none(row), allow_nan=False) + "\n").encode())
+        file.write((json.dumps(finite_or_none(row), allow_nan=False) + "\n").encode())
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -106,7 +115,3 @@ def _parse_json(content: bytes, where: str) -> Any:
 def _ends_with_newline(file: IO[bytes], size: int) -> bool:
     file.seek(size - 1)
     return file.read(1) == b"\n"
-
-
-def _write_all(file: IO[bytes], data: bytes) -> None:
-    file.write(data)

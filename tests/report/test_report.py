@@ -101,7 +101,7 @@ def test_the_page_shows_the_numbers_the_noise_the_settings_and_the_history(tmp_p
         "drainage on my <i>data</i>.csv",
         "drainage on my <i>data</i>.csv",
         "Numbers",
-        "Label noise: symmetric, asked 0.4, realised 0.3987",
+        "Label noise: symmetric, asked 0.4, realised 0.3987 of all labels",
         "Training settings",
         "History",
     ]
@@ -144,9 +144,15 @@ def test_after_relabelling_the_classes_before_have_numbers(tmp_path):
     assert rows[3][1:] == ["18", "20", "62"]
 
 
+def test_asymmetric_noise_says_what_share_of_the_mapped_classes_it_changed(tmp_path):
+    write_run(tmp_path, noise=NOISE | {"kind": "asymmetric", "rate_realised": 0.2, "rate_realised_of_mapped": 0.401})
+    heading = "Label noise: asymmetric, asked 0.4, realised 0.2 of all labels, 0.401 of the mapped classes"
+    assert heading in read(tmp_path).headings
+
+
 def test_numbers_that_are_not_known_show_as_a_dash(tmp_path):
     write_run(tmp_path, noise=NOISE | {"rate_asked": None})
-    assert "Label noise: symmetric, asked -, realised 0.3987" in read(tmp_path).headings
+    assert "Label noise: symmetric, asked -, realised 0.3987 of all labels" in read(tmp_path).headings
 
 
 def test_a_run_without_history_and_a_torn_last_line(tmp_path):

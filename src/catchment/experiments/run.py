@@ -17,7 +17,7 @@ import catchment
 from catchment import report
 from catchment.data import Dataset, InputFormat, Splits, load_data
 from catchment.experiments.noise import apply_noise
-from catchment.files import atomic_write, folder_lock, read_json, write_json
+from catchment.files import folder_lock, read_json, write_bytes, write_json
 from catchment.methods import create_objective
 from catchment.nets import create_net, input_statistics
 from catchment.objective import Model
@@ -297,8 +297,4 @@ def _write_weights(model: Model, path: Path) -> None:
     from safetensors.torch import save
 
     state = {name: value.detach().cpu().contiguous() for name, value in model.inference_state().items()}
-    atomic_write(path, lambda file: _write(file, save(state)))
-
-
-def _write(file: Any, data: bytes) -> None:
-    file.write(data)
+    write_bytes(path, save(state))
