@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 REMEDIES = {
-    errno.ENOSPC: "the disk is full: free some space, or choose another --out",
+    errno.ENOSPC: "the disk is full: free some space (a run that had begun goes on by --resume), or change --out",
     errno.EROFS: "the file system is read-only: choose another --out",
     errno.EACCES: "permission denied: choose another place, or change its permissions",
     errno.EISDIR: "that is a folder: name a file",
