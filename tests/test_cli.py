@@ -182,7 +182,7 @@ def test_validation_labels_are_noisy_unless_clean_is_asked_for():
     assert not set(clean.train.ids) & set(clean.validation.ids)
 
 
-def test_preset_sets_what_is_not_given(tmp_path):
+def test_preset_sets_what_is_not_given(tmp_path, capsys):
     arguments = ["--objective", "drainage", "--preset", "mnist", *FAST, "--lr", "0.02", "--out", tmp_path / "a"]
     assert run("train", *arguments) == 0
     config = json.loads((tmp_path / "a" / "config.json").read_text())
@@ -191,6 +191,10 @@ def test_preset_sets_what_is_not_given(tmp_path):
     assert config["training"]["batch_size"] == 128
     assert (config["training"]["learning_rate"], config["training"]["epochs"]) == (0.02, 2)
     assert config["parameters"] == published["objective"]
+    assert run("train", "--resume", *arguments) == 0  # the same command again contradicts nothing
+    capsys.readouterr()
+    assert run("train", "--resume", "--preset", "cifar10", "--out", tmp_path / "a") == 2
+    assert "was started with --epochs 2, not 120" in capsys.readouterr().err
 
 
 def test_list(capsys):

@@ -158,7 +158,7 @@ def train(context: click.Context, /, out: Path, resume: bool, as_json: bool, **o
     given = {name for name in options if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE}
     if resume and (out / CONFIG).exists():
         config = RunConfig.from_dict(read_json(out / CONFIG))
-        _check_same(config, _run_config(options, given), given, out)
+        _check_same(config, _run_config(options, given), _settings_given(options, given), out)
         if (out / METRICS).exists():
             click.echo(f"the run in {out} is finished", err=True)
     elif resume and "data" not in given:
@@ -238,9 +238,19 @@ def _split(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
+def _settings_given(options: dict[str, Any], given: set[str]) -> set[str]:
+    """The settings that the options name, those of a preset included."""
+    from catchment.methods import preset
+
+    if "preset" not in given:
+        return given
+    published = preset(parse_objective(options["objective"])[0], options["preset"])
+    return given - {"preset"} | {"objective"} | published["training"].keys()
+
+
 def _check_same(saved: Any, asked: Any, given: set[str], out: Path) -> None:
-    """Raise a ValueError if an option that was given contradicts the run's config."""
-    for name in sorted(given - {"preset"}):
+    """Raise a ValueError if a setting that was given contradicts the run's config."""
+    for name in sorted(given):
         of_training = hasattr(saved.training, name)
         before = getattr(saved.training if of_training else saved, name)
         now = getattr(asked.training if of_training else asked, name)

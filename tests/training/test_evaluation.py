@@ -118,7 +118,7 @@ def test_metrics_by_hand():
     model = make_model()
     p = torch.tensor([[0.7, 0.2, 0.1], [0.2, 0.2, 0.6], [0.5, 0.3, 0.2], [0.1, 0.8, 0.1]])
     dataset = make_dataset([0, 1, 0, 1], logits=p.log())
-    result = evaluation.test_metrics(model, predict(model, dataset), dataset)
+    result = evaluation.prediction_metrics(model, predict(model, dataset), dataset)
     # right, wrong, right, right; the unknown scores 0.3, 0.4, 0.5, 0.2 rank them right, right, wrong, right
     assert result == pytest.approx({
         "accuracy": 0.75,
@@ -132,7 +132,7 @@ def test_metrics_by_hand():
 def test_metrics_of_classes_that_do_not_exclude_each_other_leave_calibration_out():
     model = make_model(Sigmoid())
     dataset = make_dataset([0, 2, 1])
-    assert set(evaluation.test_metrics(model, predict(model, dataset), dataset)) == {"accuracy", "aurc"}
+    assert set(evaluation.prediction_metrics(model, predict(model, dataset), dataset)) == {"accuracy", "aurc"}
 
 
 def test_metrics_with_unknown_samples_by_hand():
@@ -141,7 +141,7 @@ def test_metrics_with_unknown_samples_by_hand():
     score = torch.tensor([0.1, 0.5, 0.4, 0.9, 1.0, 0.2])
     probabilities = torch.eye(3)[[0, 2, 0, 0, 0, 1]] * 0.97 + 0.01
     predictions = Predictions(probabilities.log(), probabilities, score, torch.zeros(6))
-    result = evaluation.test_metrics(model, predictions, make_dataset(labels))
+    result = evaluation.prediction_metrics(model, predictions, make_dataset(labels))
     assert set(result) == {
         "accuracy", "nll", "brier", "ece", "aurc",
         "unknown_auroc", "unknown_average_precision", "unknown_fpr_at_95_tpr",
@@ -162,12 +162,12 @@ def test_metrics_of_outputs_beyond_the_classes_by_hand():
     logits = 5 * torch.eye(4)[winner]
     dataset = make_dataset([0, 0, 0, -1, -1, -1, -100], logits=logits)
     predictions = predict(model, dataset)
-    result = evaluation.test_metrics(model, predictions, dataset)
+    result = evaluation.prediction_metrics(model, predictions, dataset)
     assert result["extra_output_known"] == pytest.approx(1 / 3)
     assert result["extra_output_unknown"] == pytest.approx(2 / 3)
     assert result["accuracy"] == pytest.approx(2 / 3)  # drainage is dropped, and the first of equal classes wins
     everything_known = dataset.select(dataset.labels >= 0)
-    result = evaluation.test_metrics(model, predict(model, everything_known), everything_known)
+    result = evaluation.prediction_metrics(model, predict(model, everything_known), everything_known)
     assert "extra_output_unknown" not in result
     assert not any(name.startswith("unknown") for name in result)
 
@@ -175,12 +175,12 @@ def test_metrics_of_outputs_beyond_the_classes_by_hand():
 def test_metrics_of_unknown_samples_alone():
     model = make_model(ct.DrainageLoss())
     dataset = make_dataset([-1, -1], logits=torch.tensor([[0.0, 0.0, 0.0, 1.0], [2.0, 0.0, 0.0, 1.0]]))
-    assert evaluation.test_metrics(model, predict(model, dataset), dataset) == {"extra_output_unknown": 0.5}
+    assert evaluation.prediction_metrics(model, predict(model, dataset), dataset) == {"extra_output_unknown": 0.5}
 
 
 def test_metrics_of_a_data_set_without_any_label_are_none():
     dataset = make_dataset([-100, -100])
-    assert evaluation.test_metrics(make_model(), predict(make_model(), dataset), dataset) == {}
+    assert evaluation.prediction_metrics(make_model(), predict(make_model(), dataset), dataset) == {}
 
 
 def test_wrong_labels():

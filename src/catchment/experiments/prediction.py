@@ -10,7 +10,7 @@ from typing import Any
 from catchment.data import IGNORE_INDEX, UNKNOWN_CLASS, load_inputs
 from catchment.experiments.run import load_run
 from catchment.files import write_text
-from catchment.training.evaluation import predict, test_metrics
+from catchment.training.evaluation import predict, prediction_metrics
 from catchment.training.loop import choose_device
 
 
@@ -30,7 +30,7 @@ def write_predictions(
     ``label_score`` (higher = the label is more likely wrong), then ``probability_CLASS`` for each class.
 
     Returns:
-        ``rows``, ``skipped_files`` and, where the data has labels, the numbers of ``test_metrics``.
+        ``rows``, ``skipped_files`` and, where the data has labels, the numbers of ``prediction_metrics``.
     """
     model, input_format, _ = load_run(run_folder)
     model.to(choose_device(device))
@@ -53,7 +53,7 @@ def write_predictions(
             row += [_text(predictions.label_score[i]) if label >= 0 else ""]
         writer.writerow(row + [_text(value) for value in p])
     write_text(out, text.getvalue())
-    scores = test_metrics(model, predictions, dataset) if has_labels else {}
+    scores = prediction_metrics(model, predictions, dataset) if has_labels else {}
     return {"rows": len(dataset), "skipped_files": dataset.skipped, **scores}
 
 

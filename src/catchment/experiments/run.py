@@ -24,7 +24,7 @@ from catchment.objective import Model
 from catchment.training.checkpoint import Checkpointer
 from catchment.training.config import TrainingConfig
 from catchment.training.distributed import from_first_process, on_first_process, rank_and_world_size
-from catchment.training.evaluation import label_score_metrics, predict, test_metrics, wrong_labels
+from catchment.training.evaluation import label_score_metrics, predict, prediction_metrics, wrong_labels
 from catchment.training.loop import check_trainable, choose_device, cpu_threads, train
 
 CONFIG, METRICS, WEIGHTS = "config.json", "metrics.json", "model.safetensors"
@@ -114,7 +114,7 @@ def load_run_data(config: RunConfig) -> RunData:
         raise ValueError("a mapping without noise does nothing: add --noise asymmetric:RATE")
     train_part, validation = splits.train, None
     if config.validation:
-        train_part, validation = hold_out(splits.train, config.validation, seed)
+        train_part, validation = split_validation(splits.train, config.validation, seed)
         if config.validation_labels == "clean":
             if validation.clean_labels is None:
                 raise ValueError(f"the clean labels of {config.data} are not known: use --validation-labels noisy")
@@ -122,7 +122,7 @@ def load_run_data(config: RunConfig) -> RunData:
     return RunData(train_part, validation, splits.test, noise)
 
 
-def hold_out(dataset: Dataset, share: float, seed: int) -> Splits:
+def split_validation(dataset: Dataset, share: float, seed: int) -> Splits:
     """Split off a random share of the rows, seeded."""
     order = np.random.default_rng([seed, 1]).permutation(len(dataset))
     count = round(share * len(dataset))
@@ -203,7 +203,7 @@ def _train_and_evaluate(
     )
     seconds = time.perf_counter() - started
     with cpu_threads(result.threads):
-        scores = {f"test_{k}": v for k, v in test_metrics(model, predict(model, data.test), data.test).items()}
+        scores = {f"test_{k}": v for k, v in prediction_metrics(model, predict(model, data.test), data.test).items()}
         scores |= label_score_metrics(predict(model, data.train), data.train)
     wrong = wrong_labels(data.train)
     return {

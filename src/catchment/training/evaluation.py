@@ -57,7 +57,7 @@ def predict(model: Model, dataset: Dataset, *, batch_size: int = 1024) -> Predic
     )
 
 
-def test_metrics(model: Model, predictions: Predictions, dataset: Dataset) -> dict[str, float]:
+def prediction_metrics(model: Model, predictions: Predictions, dataset: Dataset) -> dict[str, float]:
     """How good predictions are, by the given labels; samples of no known class count for the unknown score alone.
 
     Keys: ``accuracy``; ``nll``, ``brier``, ``ece`` where probabilities sum to 1; ``aurc``, of the unknown score against
