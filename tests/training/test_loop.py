@@ -181,6 +181,41 @@ def test_early_stopping_restores_and_reports_the_best_validation_epoch():
     assert_same_bits(weights(model), seen[best][1])
 
 
+def test_of_equally_good_validation_epochs_the_first_counts(monkeypatch):
+    accuracies = iter([0.5, 0.8, 0.8, 0.7, 0.8, 0.9])
+    monkeypatch.setattr(
+        "catchment.training.loop.validation_metrics",
+        lambda model, dataset: {"validation_accuracy": next(accuracies), "validation_nll": 1.0},
+    )
+    model, _ = make_model("cross-entropy")
+    config = TrainingConfig(**{**CONFIG.to_dict(), "epochs": 6, "early_stopping": 3})
+    result = train(model, make_dataset(), config, validation=make_dataset(12))
+    assert result.reported_epoch == 2
+    assert len(result.history) == 5
+
+
+def test_dropout_depends_on_seed_and_epoch_alone(tmp_path):
+    def with_dropout():
+        model, _ = make_model("drainage")
+        model.net.body = torch.nn.Sequential(model.net.body, torch.nn.Dropout(0.5))
+        return model
+
+    whole, resumed = with_dropout(), with_dropout()
+    torch.manual_seed(1)
+    train(whole, make_dataset(), CONFIG)
+    torch.manual_seed(2)
+
+    def stop(row):
+        if row["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(with_dropout(), make_dataset(), CONFIG, folder=tmp_path, on_epoch=stop)
+    torch.manual_seed(3)
+    train(resumed, make_dataset(), CONFIG, folder=tmp_path, resume=True)
+    assert_same_bits(weights(resumed), weights(whole))
+
+
 def test_without_early_stopping_the_last_epoch_counts_whatever_validation_says():
     model, _ = make_model("cross-entropy")
     last = {}
