@@ -1,50 +1,75 @@
-"""Label noise with exact counts, drawn from the original labels, and a record of what was really done.
+"""Label noise drawn from the original labels, and a record of what was really done.
 
 Labels are integers from 0 to C - 1. -1 (none of the classes) and -100 (left out) stay as they are and are counted
-nowhere. Every function takes a :class:`numpy.random.Generator` and never changes its input. Counts are rounded to the
-nearest whole number, halves to the even one, as :func:`round` does.
+nowhere. Every function takes a :class:`numpy.random.Generator` and never changes its input. Where a count is exact, it
+is rounded to the nearest whole number, halves to the even one, as :func:`round` does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from catchment.loss_conventions import IGNORE_INDEX, UNKNOWN_CLASS
+from catchment.disturb.cifar100 import SUPERCLASSES
+from catchment.disturb.disturbed import (
+    Disturbed,
+    Labels,
+    check_classes,
+    check_distinct,
+    check_labels,
+    check_rate,
+    check_rng,
+    check_whole_number,
+    disturbed,
+    share,
+)
+from catchment.loss_conventions import UNKNOWN_CLASS
 
-Labels: TypeAlias = NDArray[np.int64]
+
+def random_pair_mapping(num_classes: int) -> dict[int, int]:
+    """One other class for every class, drawn at random once and for all: the map of the TABASCO benchmark.
+
+    Several classes may share a target. The draw is that of numpy's legacy generator seeded with 1, one choice among
+    the other classes for each class in order, whose stream numpy keeps for ever.
+
+    Args:
+        num_classes: C, at least 2.
+
+    Returns:
+        ``{class: the class it turns into}`` for all C classes.
+
+    Raises:
+        ValueError: for fewer than two classes.
+
+    Paper: Label-Noise Learning with Intrinsically Long-Tailed Data (ICCV 2023).
+
+    >>> list(random_pair_mapping(10).values())
+    [6, 9, 6, 0, 0, 1, 8, 6, 2, 4]
+    """
+    num_classes = check_whole_number(num_classes, "num_classes", at_least=2)
+    legacy = np.random.RandomState(1)  # the published map is of this stream
+    others = legacy.randint(0, num_classes - 1, size=num_classes, dtype=np.int64).tolist()
+    return {c: other + (other >= c) for c, other in enumerate(others)}
+
 
 MAPPINGS: dict[str, dict[int, int]] = {
     # 7 -> 1, 2 -> 7, 5 <-> 6, 3 -> 8, as the digits look; scikit-learn's digits are the same ten classes.
     "mnist": {7: 1, 2: 7, 5: 6, 6: 5, 3: 8},
     # truck -> automobile, bird -> airplane, cat <-> dog, deer -> horse.
     "cifar10": {9: 1, 2: 0, 3: 5, 5: 3, 4: 7},
+    # What most published numbers call "asymmetric CIFAR-100": alphabetical neighbours, five to a block. Block 0 is
+    # apple, aquarium_fish, baby, bear, beaver, no superclass.
+    "cifar100-blocks": {c: c - c % 5 + (c + 1) % 5 for c in range(100)},
+    # Mistakes within the true superclasses, from each fine class to the next of its five.
+    "cifar100-superclass": {
+        group[position]: group[(position + 1) % 5] for group in SUPERCLASSES.values() for position in range(5)
+    },
+    "tabasco-cifar10": random_pair_mapping(10),
+    "tabasco-cifar100": random_pair_mapping(100),
 }
-
-_UNCOUNTED_LABELS = (UNKNOWN_CLASS, IGNORE_INDEX)
-
-
-@dataclass(frozen=True, eq=False)
-class Disturbed:
-    """What came of disturbing labels.
-
-    Args:
-        labels: the labels afterwards, int64 ``(n_kept,)``.
-        index: where each of them was in the original, int64 ``(n_kept,)``; label noise keeps all, in order.
-        changed: which of them differ from the original, bool ``(n_kept,)``.
-        record: what was asked and what was done, fit for JSON: ``kind``, ``rate_asked``, ``rate_realised`` (the share
-            of counted labels that changed), ``num_classes``, ``transition_counts`` (C lists of C integers, row = class
-            before, column = class after), and what belongs to the kind.
-    """
-
-    labels: Labels
-    index: NDArray[np.int64]
-    changed: NDArray[np.bool_]
-    record: dict[str, Any]
 
 
 def symmetric_noise(
@@ -79,9 +104,9 @@ def symmetric_noise(
     >>> int((noisy.labels != clean).sum()), noisy.record["rate_realised"]
     (40, 0.4)
     """
-    before, num_classes = _check_labels(labels, num_classes, at_least=2)
-    rate = _check_rate(rate)
-    _check_rng(rng)
+    before, num_classes = check_labels(labels, num_classes, at_least=2)
+    rate = check_rate(rate)
+    check_rng(rng)
     after = before.copy()
     counted = np.flatnonzero(before >= 0)
     if include_own:
@@ -92,7 +117,7 @@ def symmetric_noise(
         other = rng.integers(num_classes - 1, size=len(moved))
         # C - 1 values, with a gap opened at the sample's own class: uniform over the others.
         after[moved] = other + (other >= before[moved])
-    return _disturbed(before, after, num_classes, kind="symmetric", rate_asked=rate, include_own=bool(include_own))
+    return disturbed(before, after, num_classes, kind="symmetric", rate_asked=rate, include_own=bool(include_own))
 
 
 def asymmetric_noise(
@@ -113,7 +138,8 @@ def asymmetric_noise(
     Args:
         labels: integers ``(N,)`` below ``num_classes``; -1 and -100 stay and are not counted.
         rate: :math:`\eta`, from 0 to 1, of each mapped class; classes that are not mapped stay clean.
-        mapping: ``{class: the class it turns into}``, or a name in :data:`MAPPINGS`: ``"mnist"`` or ``"cifar10"``.
+        mapping: ``{class: the class it turns into}``, or a name in :data:`MAPPINGS`: ``"mnist"``, ``"cifar10"``,
+            ``"cifar100-blocks"``, ``"cifar100-superclass"``, ``"tabasco-cifar10"`` or ``"tabasco-cifar100"``.
         rng: where the draws come from.
         num_classes: C; the largest label + 1 if not given.
 
@@ -138,25 +164,25 @@ def asymmetric_noise(
         mapping = MAPPINGS[mapping]
     elif not isinstance(mapping, Mapping) or not mapping:
         raise ValueError(f"mapping is {mapping!r}: give a dict with at least one class, such as {{7: 1}}, or a name")
-    before, classes_known = _check_labels(labels, num_classes, at_least=1)
-    _check_classes([*mapping.keys(), *mapping.values()], "mapping", classes_known, inferred=num_classes is None)
+    before, classes_known = check_labels(labels, num_classes, at_least=1)
+    check_classes([*mapping.keys(), *mapping.values()], "mapping", classes_known, inferred=num_classes is None)
     target_of = {int(source): int(target) for source, target in mapping.items()}
     for source, target in target_of.items():
         if source == target:
             raise ValueError(f"mapping sends class {source} to itself: leave it out, or give another class")
-    rate = _check_rate(rate)
-    _check_rng(rng)
+    rate = check_rate(rate)
+    check_rng(rng)
     after = _move_exact_counts(before, rate, target_of, classes_known, rng)
     changed = int(np.count_nonzero(after != before))
     samples_per_class = np.bincount(before[before >= 0], minlength=classes_known)
-    return _disturbed(
+    return disturbed(
         before,
         after,
         classes_known,
         kind="asymmetric",
         rate_asked=rate,
         mapping={str(source): target for source, target in target_of.items()},
-        rate_realised_of_mapped=_share(changed, int(samples_per_class[list(target_of)].sum())),
+        rate_realised_of_mapped=share(changed, int(samples_per_class[list(target_of)].sum())),
     )
 
 
@@ -183,12 +209,12 @@ def pair_flip_noise(labels: ArrayLike, rate: float, num_classes: int, rng: np.ra
     >>> noisy.record["transition_counts"]
     [[7, 3, 0], [0, 7, 3], [3, 0, 7]]
     """
-    before, num_classes = _check_labels(labels, num_classes, at_least=2)
-    rate = _check_rate(rate)
-    _check_rng(rng)
+    before, num_classes = check_labels(labels, num_classes, at_least=2)
+    rate = check_rate(rate)
+    check_rng(rng)
     target_of = {c: (c + 1) % num_classes for c in range(num_classes)}
     after = _move_exact_counts(before, rate, target_of, num_classes, rng)
-    return _disturbed(before, after, num_classes, kind="pair-flip", rate_asked=rate)
+    return disturbed(before, after, num_classes, kind="pair-flip", rate_asked=rate)
 
 
 def relabel_classes(
@@ -225,23 +251,202 @@ def relabel_classes(
     >>> int(noisy.labels.max()), noisy.record["rate_realised"]
     (6, 0.3)
     """
-    before, classes_known = _check_labels(labels, num_classes, at_least=1)
-    relabelled = _check_classes(classes, "classes", classes_known, inferred=num_classes is None)
-    targets = _check_classes(into, "into", classes_known, inferred=num_classes is None)
+    before, classes_known = check_labels(labels, num_classes, at_least=1)
+    relabelled = check_classes(classes, "classes", classes_known, inferred=num_classes is None)
+    targets = check_classes(into, "into", classes_known, inferred=num_classes is None)
     for named, name in ((relabelled, "classes"), (targets, "into")):
-        if not named:
-            raise ValueError(f"{name} is empty: name at least one class")
-        repeated = [c for c in named if named.count(c) > 1]
-        if repeated:
-            raise ValueError(f"{name} holds class {repeated[0]} twice: name each class once")
+        check_distinct(named, name)
     shared = [c for c in relabelled if c in targets]
     if shared:
         raise ValueError(f"class {shared[0]} is in both classes and into: take it out of one of them")
-    _check_rng(rng)
+    check_rng(rng)
     after = before.copy()
     moved = np.flatnonzero(np.isin(before, relabelled))
     after[moved] = rng.choice(np.array(targets, dtype=np.int64), size=len(moved))
-    return _disturbed(before, after, classes_known, kind="relabel", rate_asked=1.0, classes=relabelled, into=targets)
+    return disturbed(before, after, classes_known, kind="relabel", rate_asked=1.0, classes=relabelled, into=targets)
+
+
+def random_pair_noise(labels: ArrayLike, rate: float, num_classes: int, rng: np.random.Generator) -> Disturbed:
+    r"""Move each sample, with some probability, to the one class that its class is confused with: TABASCO's "flip".
+
+    Each sample draws by itself, so that the count is random too. The map m of :func:`random_pair_mapping` is fixed;
+    only who moves comes from ``rng``.
+
+    .. math:: P(\tilde y = m(c) \mid y = c) = \eta, \qquad P(\tilde y = c \mid y = c) = 1 - \eta
+
+    Args:
+        labels: integers ``(N,)`` below ``num_classes``; -1 and -100 stay and are not counted.
+        rate: :math:`\eta`, from 0 to 1.
+        num_classes: C, at least 2.
+        rng: where the draws come from.
+
+    Returns:
+        The noisy labels and their record, with ``mapping`` (its keys as text, as JSON has them) in it.
+
+    Raises:
+        ValueError: for labels that are not 1-D integers or out of range, a rate out of range, fewer than two classes,
+            no generator.
+
+    Paper: Label-Noise Learning with Intrinsically Long-Tailed Data (ICCV 2023).
+
+    >>> noisy = random_pair_noise(np.arange(10), 1.0, 10, np.random.default_rng(0))
+    >>> noisy.labels.tolist()
+    [6, 9, 6, 0, 0, 1, 8, 6, 2, 4]
+    """
+    before, num_classes = check_labels(labels, num_classes, at_least=2)
+    rate = check_rate(rate)
+    check_rng(rng)
+    mapping = random_pair_mapping(num_classes)
+    after = before.copy()
+    counted = np.flatnonzero(before >= 0)
+    moved = counted[rng.random(len(counted)) < rate]
+    after[moved] = np.array(list(mapping.values()))[before[moved]]
+    return disturbed(
+        before,
+        after,
+        num_classes,
+        kind="random-pair",
+        rate_asked=rate,
+        mapping={str(source): target for source, target in mapping.items()},
+    )
+
+
+def class_proportional_noise(labels: ArrayLike, rate: float, num_classes: int, rng: np.random.Generator) -> Disturbed:
+    r"""Move labels to other classes in proportion to the size of those, so that frequent classes attract noise.
+
+    Exactly :math:`\mathrm{round}(\eta N)` samples, drawn without replacement over the whole set, move; with
+    :math:`n_c` the samples of class c,
+
+    .. math:: P(\tilde y = c' \mid y = c, \text{moved}) = \frac{n_{c'}}{N - n_c}, \qquad c' \ne c
+
+    Args:
+        labels: integers ``(N,)`` below ``num_classes``; -1 and -100 stay and do not count into N.
+        rate: :math:`\eta`, from 0 to 1.
+        num_classes: C, at least 2.
+        rng: where the draws come from.
+
+    Returns:
+        The noisy labels and their record.
+
+    Raises:
+        ValueError: for labels that are not 1-D integers or out of range, a rate out of range, fewer than two classes,
+            no generator, or where labels are to move but all are of one class.
+
+    Paper: Robust Long-Tailed Learning under Label Noise (arXiv 2108.11569).
+
+    >>> noisy = class_proportional_noise([0] * 8 + [1] * 2, 0.4, 3, np.random.default_rng(0))
+    >>> int(noisy.changed.sum()), int((noisy.labels == 2).sum())
+    (4, 0)
+    """
+    before, num_classes = check_labels(labels, num_classes, at_least=2)
+    rate = check_rate(rate)
+    check_rng(rng)
+    counted = np.flatnonzero(before >= 0)
+    samples_per_class = np.bincount(before[counted], minlength=num_classes)
+    moved = rng.choice(counted, size=round(rate * len(counted)), replace=False)
+    if len(moved) and samples_per_class.max() == len(counted):
+        raise ValueError(f"all labels are class {before[moved[0]]}: give labels of two classes, or use symmetric_noise")
+    after = before.copy()
+    for source in np.unique(before[moved]):
+        of_source = moved[before[moved] == source]
+        weight = samples_per_class.astype(np.float64)
+        weight[source] = 0
+        after[of_source] = rng.choice(num_classes, size=len(of_source), p=weight / weight.sum())
+    return disturbed(before, after, num_classes, kind="class-proportional", rate_asked=rate)
+
+
+def human_noise(clean: ArrayLike, given: ArrayLike, num_classes: int) -> Disturbed:
+    """Labels that people gave, with the record of how they differ from the clean ones.
+
+    Args:
+        clean: integers ``(N,)`` below ``num_classes``; where -1 or -100, the sample is counted nowhere.
+        given: the labels that people gave to the same samples, in the same order; -1 and -100 may occur.
+        num_classes: C, at least 1.
+
+    Returns:
+        The labels given, and their record; ``rate_asked`` is None.
+
+    Raises:
+        ValueError: for labels that are not 1-D integers, out of range, or not equally many.
+
+    >>> noisy = human_noise([0, 0, 1, 1], [0, 1, 1, 1], 2)
+    >>> noisy.record["rate_realised"], noisy.record["transition_counts"]
+    (0.25, [[1, 1], [0, 2]])
+    """
+    before, num_classes = check_labels(clean, num_classes, at_least=1, name="clean labels")
+    after, _ = check_labels(given, num_classes, at_least=1, name="given labels")
+    if len(before) != len(after):
+        raise ValueError(f"there are {len(before)} clean and {len(after)} given labels: give both for the same samples")
+    return disturbed(before, after, num_classes, kind="human", rate_asked=None)
+
+
+class OpenSetNoise(NamedTuple):
+    """What came of replacing images.
+
+    Args:
+        disturbed: the labels, which all stay, with ``changed`` where the image is replaced.
+        outside_index: int64 ``(N,)``: the position of the image in the other set that takes this one's place, or -1
+            where the sample keeps its own.
+        clean_labels: int64 ``(N,)``: -1, none of the classes, where the image is replaced, else the label.
+    """
+
+    disturbed: Disturbed
+    outside_index: NDArray[np.int64]
+    clean_labels: Labels
+
+
+def open_set_noise(labels: ArrayLike, rate: float, num_outside: int, rng: np.random.Generator) -> OpenSetNoise:
+    r"""Say which images are to be replaced by images of another set, that are none of the classes.
+
+    Exactly :math:`\mathrm{round}(\eta N)` samples, drawn without replacement, keep their label and get an image of the
+    other set, each a different one. The images are the caller's to replace:
+    ``images[replaced] = other[outside_index[replaced]]``, with ``replaced = outside_index >= 0``.
+
+    Args:
+        labels: integers ``(N,)``; samples labelled -1 and -100 keep their image and do not count into N.
+        rate: :math:`\eta`, from 0 to 1.
+        num_outside: how many images the other set has.
+        rng: where the draws come from.
+
+    Returns:
+        The :class:`OpenSetNoise`; its record has ``num_outside``, ``rate_realised`` is the share of images replaced,
+        and ``transition_counts`` is diagonal, as no label changes.
+
+    Raises:
+        ValueError: for labels that are not 1-D integers or out of range, a rate out of range, an other set that has
+            too few images, no generator.
+
+    Paper: Iterative Learning with Open-set Noisy Labels (CVPR 2018).
+
+    >>> noise = open_set_noise(np.arange(10) % 2, 0.3, 1000, np.random.default_rng(0))
+    >>> int((noise.outside_index >= 0).sum()), noise.disturbed.record["rate_realised"]
+    (3, 0.3)
+    """
+    before, num_classes = check_labels(labels, None, at_least=1)
+    rate = check_rate(rate)
+    num_outside = check_whole_number(num_outside, "num_outside", at_least=0)
+    check_rng(rng)
+    counted = np.flatnonzero(before >= 0)
+    count = round(rate * len(counted))
+    if count > num_outside:
+        raise ValueError(
+            f"a rate of {rate} replaces {count} images, but the other set has {num_outside}: give a larger set, or a "
+            "lower rate"
+        )
+    replaced = rng.choice(counted, size=count, replace=False)
+    outside_index = np.full(len(before), -1, dtype=np.int64)
+    outside_index[replaced] = rng.choice(num_outside, size=count, replace=False)
+    is_replaced = outside_index >= 0
+    result = disturbed(
+        before,
+        before.copy(),
+        num_classes,
+        kind="open-set",
+        rate_asked=rate,
+        changed=is_replaced,
+        num_outside=num_outside,
+    )
+    return OpenSetNoise(result, outside_index, np.where(is_replaced, UNKNOWN_CLASS, before))
 
 
 def _move_exact_counts(
@@ -257,70 +462,3 @@ def _move_exact_counts(
         moved = rng.choice(members, size=round(rate * len(members)), replace=False)
         after[moved] = target_of[source]
     return after
-
-
-def _disturbed(
-    before: Labels, after: Labels, num_classes: int, *, kind: str, rate_asked: float, **details: Any
-) -> Disturbed:
-    changed = after != before
-    counted = before >= 0
-    pairs = before[counted] * num_classes + after[counted]
-    transition_counts = np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
-    record = {
-        "kind": kind,
-        "rate_asked": rate_asked,
-        "rate_realised": _share(int(np.count_nonzero(changed)), int(np.count_nonzero(counted))),
-        "num_classes": num_classes,
-        "transition_counts": transition_counts.tolist(),
-        **details,
-    }
-    return Disturbed(labels=after, index=np.arange(len(after)), changed=changed, record=record)
-
-
-def _share(part: int, whole: int) -> float:
-    return part / whole if whole else 0.0
-
-
-def _check_labels(labels: ArrayLike, num_classes: object, *, at_least: int) -> tuple[Labels, int]:
-    """The labels as int64, and C: ``num_classes`` or the largest label + 1."""
-    array = np.asarray(labels)
-    if array.ndim != 1:
-        raise ValueError(f"labels have shape {array.shape}: give one class index per sample, shape (N,)")
-    if array.dtype.kind not in "iu" and len(array) > 0:
-        raise ValueError(f"labels are of type {array.dtype}: give integers")
-    largest = int(array.max()) if len(array) else -1
-    if num_classes is None:
-        num_classes = max(largest + 1, 0)
-    elif isinstance(num_classes, bool) or not isinstance(num_classes, int | np.integer) or num_classes < at_least:
-        raise ValueError(f"num_classes is {num_classes}: give a whole number, {at_least} or more")
-    elif largest >= num_classes:
-        raise ValueError(f"labels hold class {largest}, but num_classes is {num_classes}: give {largest + 1} or more")
-    before = array.astype(np.int64)
-    unexpected = before[(before < 0) & ~np.isin(before, _UNCOUNTED_LABELS)]
-    if len(unexpected):
-        raise ValueError(f"labels hold {unexpected[0]}: give -1 for none of the classes, -100 for a label to leave out")
-    return before, int(num_classes)
-
-
-def _check_classes(classes: object, name: str, num_classes: int, *, inferred: bool) -> list[int]:
-    if not isinstance(classes, Iterable):
-        raise ValueError(f"{name} is {classes!r}: give a list of classes, such as [7, 8, 9]")
-    named = list(classes)
-    remedy = "give num_classes, or leave it out" if inferred else f"give classes from 0 to {num_classes - 1}"
-    for c in named:
-        if isinstance(c, bool) or not isinstance(c, int | np.integer):
-            raise ValueError(f"{name} names class {c!r}: give classes as integers")
-        if not 0 <= c < num_classes:
-            raise ValueError(f"{name} names class {c}, but there are {num_classes} classes: {remedy}")
-    return [int(c) for c in named]
-
-
-def _check_rate(rate: object) -> float:
-    if isinstance(rate, bool) or not isinstance(rate, int | float | np.integer | np.floating) or not 0 <= rate <= 1:
-        raise ValueError(f"rate is {rate}: give a number from 0 to 1")
-    return float(rate)
-
-
-def _check_rng(rng: object) -> None:
-    if not isinstance(rng, np.random.Generator):
-        raise ValueError(f"rng is {rng!r}: give a numpy.random.Generator, such as numpy.random.default_rng(1)")
