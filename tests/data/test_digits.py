@@ -20,7 +20,7 @@ def test_digits_are_the_published_ones_in_the_stated_split():
 
 
 def test_known_record_states_what_is_loaded():
-    info = KNOWN["digits"]
+    info = KNOWN["digits"].info
     train, test = load_data("digits")
     assert (info.classes, info.train, info.test) == (train.num_classes, len(train), len(test)) == (10, 1437, 360)
 

@@ -10,7 +10,7 @@ from catchment.data import InputFormat, load_data, load_inputs
 
 
 def test_missing_sources_name_the_known_sets():
-    with pytest.raises(FileNotFoundError, match=r"nowhere/x.csv: there is no such file.*known are digits"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere/x.csv: there is no such file.*known are .*cifar10, .*digits"):
         load_data("nowhere/x.csv")
     with pytest.raises(FileNotFoundError, match="did you mean 'digits'"):
         load_data("digit")

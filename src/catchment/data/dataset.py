@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from catchment.loss_conventions import IGNORE_INDEX, UNKNOWN_CLASS
 
-__all__ = ["IGNORE_INDEX", "UNKNOWN_CLASS", "DataInfo", "Dataset", "Splits"]
+__all__ = ["IGNORE_INDEX", "UNKNOWN_CLASS", "Dataset", "Splits"]
 
 
 @dataclass(frozen=True)
@@ -19,10 +19,13 @@ class Dataset:
 
     Args:
         name: what it is called in tables and records.
-        inputs: images as uint8 ``(N, H, W, C)`` with C = 1 or 3, or a table as float32 ``(N, D)``.
-        labels: int64 ``(N,)``, positions in ``class_names``; -1 is "none of these classes", -100 is left out.
+        inputs: images as uint8 ``(N, H, W, C)`` with C = 1 or 3, or as :class:`~catchment.data.ImageFiles`, decoded
+            when they are needed; or a table as float32 ``(N, D)``.
+        labels: int64 ``(N,)``, positions in ``class_names``; -1 is "none of these classes", -100 is left out. Of
+            multi-label data uint8 ``(N, C)``: 1 where the class is present.
         class_names: one name per class.
         clean_labels: the true labels, where they are known.
+        human_probabilities: float32 ``(N, C)``, how people answered for each sample, where they were asked.
         ids: where each row came from (a path, a row number); row numbers if not given.
         feature_names: the columns of a table.
         augmentation: what this data set wants in training: ``"crop:P"`` (pad P pixels, crop back) and ``"flip"``.
@@ -31,10 +34,11 @@ class Dataset:
     """
 
     name: str
-    inputs: NDArray[Any]
-    labels: NDArray[np.int64]
+    inputs: Any  # NDArray or ImageFiles: what few places ask which, ask by isinstance
+    labels: NDArray[Any]
     class_names: tuple[str, ...]
-    clean_labels: NDArray[np.int64] | None = None
+    clean_labels: NDArray[Any] | None = None
+    human_probabilities: NDArray[np.float32] | None = None
     ids: tuple[str, ...] | None = None
     feature_names: tuple[str, ...] | None = None
     augmentation: tuple[str, ...] = ()
@@ -44,7 +48,12 @@ class Dataset:
     def __post_init__(self) -> None:
         """Refuses columns of different lengths and inputs that are neither images nor a table."""
         n = len(self.inputs)
-        rows = {"labels": self.labels, "clean_labels": self.clean_labels, "ids": self.ids}
+        rows = {
+            "labels": self.labels,
+            "clean_labels": self.clean_labels,
+            "human_probabilities": self.human_probabilities,
+            "ids": self.ids,
+        }
         for column, values in rows.items():
             if values is not None and len(values) != n:
                 raise ValueError(f"{self.name}: {n} inputs but {len(values)} {column}: give one for each input")
@@ -56,6 +65,14 @@ class Dataset:
                 "give images as uint8 (N, H, W, 1 or 3) or a table as float32 (N, D)"
             )
 
+        shape, dtype = self.labels.shape, self.labels.dtype
+        is_multi_label = dtype == np.uint8 and shape == (n, self.num_classes)
+        if not (is_multi_label or (np.issubdtype(dtype, np.integer) and shape == (n,))):
+            raise ValueError(
+                f"{self.name}: labels are {dtype} {shape}: give one class index per input, or of multi-label data "
+                f"uint8 ({n}, {self.num_classes})"
+            )
+
     def __len__(self) -> int:
         """How many rows there are."""
         return len(self.inputs)
@@ -63,7 +80,12 @@ class Dataset:
     @property
     def is_image(self) -> bool:
         """Whether the inputs are images, not rows of a table."""
-        return self.inputs.ndim == 4
+        return bool(self.inputs.ndim == 4)
+
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether a sample has any number of classes, not one."""
+        return self.labels.ndim == 2
 
     @property
     def num_classes(self) -> int:
@@ -78,31 +100,9 @@ class Dataset:
             inputs=self.inputs[index],
             labels=self.labels[index],
             clean_labels=None if self.clean_labels is None else self.clean_labels[index],
+            human_probabilities=None if self.human_probabilities is None else self.human_probabilities[index],
             ids=None if self.ids is None else tuple(self.ids[i] for i in index),
         )
-
-
-@dataclass(frozen=True)
-class DataInfo:
-    """What there is to know of a known data set before loading it.
-
-    Args:
-        name: what to give as ``--data``.
-        classes: how many classes it has.
-        train: how many training samples.
-        test: how many test samples.
-        noise: what is known of wrong labels in it.
-        licence: under which it is published.
-        where: where it comes from.
-    """
-
-    name: str
-    classes: int
-    train: int
-    test: int
-    noise: str
-    licence: str
-    where: str
 
 
 class Splits(NamedTuple):

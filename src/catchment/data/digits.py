@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from importlib import resources
+from pathlib import Path
+
 import numpy as np
 
-from catchment.data.dataset import DataInfo, Dataset, Splits
+from catchment.data.dataset import Dataset, Splits
+from catchment.data.known import DataInfo, KnownSet
 from catchment.data.labels import hold_out
 
 
@@ -25,12 +29,20 @@ def read_digits() -> Splits:
     return hold_out(dataset, seed=0)
 
 
-INFO = DataInfo(
-    name="digits",
-    classes=10,
-    train=1437,
-    test=360,
-    noise="none known",
-    licence="CC BY 4.0",
-    where="comes with scikit-learn; https://archive.ics.uci.edu/dataset/80",
+SETS = (
+    KnownSet(
+        info=DataInfo(
+            name="digits",
+            kind="images",
+            classes=10,
+            train=1437,
+            test=360,
+            noise="none known",
+            licence="CC BY 4.0",
+            where="comes with scikit-learn; https://archive.ics.uci.edu/dataset/80",
+            layout="nothing: it is installed with scikit-learn",
+        ),
+        read=lambda folder, variant: read_digits(),
+        find=lambda folder: Path(str(resources.files("sklearn"))),
+    ),
 )

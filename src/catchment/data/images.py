@@ -24,7 +24,8 @@ class UnreadableImageError(ValueError):
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def opened(path: Path) -> Iterator[Image.Image]:
+    """The image in a file; whatever goes wrong with it, here or in the body, is an UnreadableImageError."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -50,7 +51,7 @@ def look_at(path: Path) -> tuple[int, int, bool]:
     Raises:
         UnreadableImageError: the file isn't an image that can be read.
     """
-    with _opened(path) as image:
+    with opened(path) as image:
         sideways = image.getexif().get(_ORIENTATION) in _SIDEWAYS
         if sideways and image.format == "TIFF":
             # Pillow turns TIFF by itself, and tells its size as turned on opening or only on decoding.
@@ -68,9 +69,9 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
     """
     from PIL import ImageOps
 
-    with _opened(path) as image:
+    with opened(path) as image:
         # Pillow turns TIFF by itself on decoding; turning it again would be once too often in versions before 10.1.
-        upright = _eight_bits(image.copy() if image.format == "TIFF" else ImageOps.exif_transpose(image))
+        upright = eight_bits(image.copy() if image.format == "TIFF" else ImageOps.exif_transpose(image))
     return _fit(upright, shape)
 
 
@@ -86,7 +87,8 @@ def fit_images(images: NDArray[np.uint8], shape: tuple[int, int, int]) -> NDArra
     return fitted
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
+def eight_bits(image: Image.Image) -> Image.Image:
+    """The image with 8 bits per channel, 16 scaled down to that."""
     from PIL import Image
 
     if image.mode == "F":

@@ -74,7 +74,7 @@ def check_classes(dataset: Dataset, remedy: str) -> None:
 
 
 def hold_out(dataset: Dataset, seed: int) -> Splits:
-    """Holds out 20 % of each class as the test part.
+    """Holds out 20 % of each class as the test part; of multi-label data, 20 % of all rows.
 
     Rows that are left out of the loss (-100) stay in training, and so does a single row of no known class.
 
@@ -84,6 +84,9 @@ def hold_out(dataset: Dataset, seed: int) -> Splits:
     from sklearn.model_selection import train_test_split
 
     labels = dataset.labels
+    if dataset.is_multi_label:
+        train, test = train_test_split(np.arange(len(dataset)), test_size=HELD_OUT, random_state=seed)
+        return Splits(dataset.select(np.sort(train)), dataset.select(np.sort(test)))
     strata, counts = np.unique(labels[labels != IGNORE_INDEX], return_counts=True)
     single = strata[(counts == 1) & (strata >= 0)]
     if single.size:
