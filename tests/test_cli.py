@@ -56,7 +56,8 @@ def rows(n=40):
 
 def test_train_writes_a_run_folder(digits_run):
     names = sorted(path.name for path in digits_run.iterdir() if not path.name.startswith("."))
-    assert names == ["config.json", "history.jsonl", "metrics.json", "model.safetensors", "report.html"]
+    files = ["config.json", "evaluation.npz", "history.jsonl", "metrics.json", "model.safetensors", "report.html"]
+    assert names == files
     metrics = json.loads((digits_run / "metrics.json").read_text())
     assert metrics["noise_rate_realised"] == metrics["noise"]["rate_realised"] == pytest.approx(0.2, abs=0.01)
     assert 0.5 < metrics["test_accuracy"] <= 1

@@ -14,6 +14,7 @@ from catchment.files import (
     folder_lock,
     read_json,
     read_jsonl,
+    repair_jsonl,
     write_json,
     write_jsonl,
     write_text,
@@ -240,3 +241,19 @@ def test_a_folder_held_by_a_process_is_free_once_that_is_killed(tmp_path):
     with folder_lock(tmp_path):
         assert start("\ntry:\n    files['folder_lock'](path).__enter__()\nexcept ValueError: print('refused')",
                      tmp_path).communicate(timeout=30)[0] == "refused\n"  # fmt: skip
+
+
+def test_a_torn_last_line_is_repaired_once(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    assert not repair_jsonl(path)
+    assert not path.exists()
+    append_jsonl(path, {"epoch": 1})
+    assert not repair_jsonl(path)
+    with path.open("ab") as file:
+        file.write(b'{"epoch"')
+    assert repair_jsonl(path)
+    assert not repair_jsonl(path)
+    assert path.read_bytes() == b'{"epoch": 1}\n'
+    path.write_bytes(b"torn from the start")
+    assert repair_jsonl(path)
+    assert path.read_bytes() == b""

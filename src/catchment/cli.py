@@ -9,6 +9,7 @@ import dataclasses
 import errno
 import json
 import os
+import sys
 import traceback
 import warnings
 from collections.abc import Callable
@@ -28,6 +29,14 @@ REMEDIES = {
     errno.ENOTDIR: "part of that path is a file: choose another",
 }
 OBJECTIVE_HELP = "Method, with parameters after a colon: drainage:alpha=0.1,beta=10."
+NOISE_HELP = (
+    "symmetric:0.4, symmetric-own:0.4, asymmetric:0.4, pair-flip:0.3, random-pair:0.4, class-proportional:0.4, "
+    "instance:0.4, open-set:0.2, relabel:7,8,9, remove:7,8,9 or remove-random:4."
+)
+MAPPING_HELP = "Of asymmetric noise: mnist, cifar10, cifar100-blocks, cifar100-superclass, .. or cat:dog,dog:cat."
+EVAL_EVERY_HELP = "Epochs between two looks at the test accuracy, for the history alone; 0: none."
+BUDGET_HELP = "quick: at most 12,000 training samples and 10 epochs."
+TENSORBOARD_HELP = "Also write TensorBoard's event files; needs the extra [log]."
 
 Command = Callable[..., Any]
 
@@ -49,6 +58,11 @@ def main(arguments: list[str] | None = None) -> int:
             traceback.print_exc()
         return _fail(f"error: {_describe(error) if isinstance(error, OSError) else error}", 2)
     return status if isinstance(status, int) else 0
+
+
+def _console() -> Console:
+    """Stdout: as wide as the terminal; where there is none, wide enough for tables to stay whole."""
+    return Console(width=None if sys.stdout.isatty() else 200)
 
 
 def _fail(line: str, status: int) -> int:
@@ -83,6 +97,16 @@ def cli() -> None:
     """
 
 
+def _data_dir_option(command: Command) -> Command:
+    return click.option(
+        "--data-dir",
+        default=None,
+        metavar="FOLDER",
+        callback=lambda context, option, value: value and str(Path(value).expanduser().absolute()),
+        help="Where known data sets lie; default: CATCHMENT_DATA, else data.",
+    )(command)
+
+
 def _training_options(command: Command) -> Command:
     """An option for each setting of TrainingConfig, with its default."""
     from catchment.training.config import OPTIMIZERS, SCHEDULES, TrainingConfig
@@ -103,12 +127,13 @@ def _training_options(command: Command) -> Command:
         "step_factor": "Of step and plateau.",
         "clip_norm": "Clip gradients to this norm; 0: off.",
         "early_stopping": "Epochs without a better validation accuracy; 0: off.",
-        "augmentation": "crop:P and flip, with a comma; none; default: what the data set wants.",
+        "augmentation": "Steps with commas: crop:P, flip, random-resized-crop, color-jitter:B:C:S:H, cutout:P; none.",
         "bf16": "bfloat16 autocast.",
         "channels_last": "Memory format of images.",
         "compile": "torch.compile the model.",
         "device": "cpu, cuda, cuda:1, .. or auto.",
         "threads": "CPU threads; 0: choose by the net's size.",
+        "workers": "Processes that decode images; 0: choose.",
         "seed": "Of noise, weights, order, augmentation, dropout.",
     }
     choices = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES}
@@ -130,24 +155,33 @@ def _training_options(command: Command) -> Command:
 @click.option(
     "--data", default="digits", show_default=True, help="Known name, folder of class folders, .npz, .csv, .parquet."
 )
+@_data_dir_option
 @click.option("--test", default=None, help="Test data; default: the known split, or 20 % held out.")
 @click.option("--label-column", default="label", show_default=True, help="Of a table.")
 @click.option("--drop-columns", default="", help="Columns of a table that are no features, with commas.")
 @click.option("--image-size", type=int, default=None, help="Resize images to this square.")
 @click.option("--skip-unreadable", is_flag=True, help="Leave unreadable images out and count them.")
-@click.option("--noise", default=None, help="symmetric:0.4, asymmetric:0.4, pair-flip:0.3 or relabel:7,8,9.")
-@click.option("--mapping", default=None, help="Of asymmetric noise: mnist, cifar10, or cat:dog,dog:cat.")
+@click.option("--imbalance", default=None, help="long-tail:100 or step:10, largest class over the smallest.")
+@click.option("--noise", default=None, help=NOISE_HELP)
+@click.option("--mapping", default=None, help=MAPPING_HELP)
+@click.option("--outside", default=None, help="Of open-set noise: data whose images come under the labels.")
+@click.option("--unknowns", default=None, help="Data whose samples are added to the test part, as of no class.")
 @click.option("--objective", default="drainage", show_default=True, help=OBJECTIVE_HELP)
 @click.option("--preset", default=None, help="Published settings for a data set (see list objectives).")
 @click.option("--net", default="auto", show_default=True, help="See list nets.")
+@click.option(
+    "--max-train-samples", default=0, help="Keep so many training samples, stratified; 0: all.", show_default=True
+)
 @click.option("--validation", type=float, default=0.0, show_default=True, help="Share of the training set held out.")
 @click.option("--validation-labels", type=click.Choice(["noisy", "clean"]), default="noisy", show_default=True)
+@click.option("--eval-every", default=0, show_default=True, help=EVAL_EVERY_HELP)
 @_training_options
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the run: new or empty.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out; everything else comes from its config.json.")
+@click.option("--tensorboard", is_flag=True, help=TENSORBOARD_HELP)
 @click.option("--json", "as_json", is_flag=True, help="Print the numbers as one JSON object.")
 @click.pass_context
-def train(context: click.Context, /, out: Path, resume: bool, as_json: bool, **options: Any) -> int:
+def train(context: click.Context, /, out: Path, resume: bool, tensorboard: bool, as_json: bool, **options: Any) -> int:
     """Train a classifier, judge it on the test set, and write a run folder."""
     from catchment.experiments.run import CONFIG, METRICS, RunConfig, run
     from catchment.files import read_json
@@ -170,7 +204,14 @@ def train(context: click.Context, /, out: Path, resume: bool, as_json: bool, **o
         quiet = rank_and_world_size()[0] > 0
         with EpochProgress(config.training.epochs, config.objective, quiet=quiet) as progress:
             try:
-                metrics = run(config, out, resume=resume, on_epoch=progress, on_start=_describe_start(quiet))
+                metrics = run(
+                    config,
+                    out,
+                    resume=resume,
+                    on_epoch=progress,
+                    on_start=_describe_start(quiet),
+                    tensorboard=tensorboard,
+                )
             except KeyboardInterrupt:
                 how = (
                     f"go on with: catchment train --resume --out {out}"
@@ -189,7 +230,7 @@ def train(context: click.Context, /, out: Path, resume: bool, as_json: bool, **o
 
 def _run_config(options: dict[str, Any], given: set[str]) -> Any:
     """The run that the options describe; settings of a preset come before defaults and after what was given."""
-    from catchment.data import KNOWN
+    from catchment.data import is_known
     from catchment.experiments.run import RunConfig
     from catchment.methods import create_objective, preset
     from catchment.training.config import TrainingConfig
@@ -207,9 +248,9 @@ def _run_config(options: dict[str, Any], given: set[str]) -> Any:
     steps = training["augmentation"]
     if isinstance(steps, str):
         training["augmentation"] = tuple(step for step in _split(steps) if step != "none")
-    for key in ("data", "test"):
+    for key in ("data", "test", "outside", "unknowns"):
         path = Path(options[key] or "").expanduser()
-        if options[key] not in KNOWN and options[key] is not None and path.exists():
+        if options[key] is not None and not is_known(options[key]) and path.exists():
             options[key] = str(path.absolute())  # the run may be resumed from another folder
     options["drop_columns"] = _split(options["drop_columns"])
     return RunConfig(**options, objective=name, parameters=parameters, training=TrainingConfig(**training))
@@ -283,7 +324,7 @@ def _print_numbers(metrics: dict[str, Any], out: Path) -> None:
     table.add_column(justify="right")
     for key, value in shown.items():
         table.add_row(key, format_number(value))
-    Console().print(table)
+    _console().print(table)
     click.echo(f"{metrics['reported']}: {metrics['reported_epoch']} of {metrics['epochs']}; report: {out / NAME}")
 
 
@@ -291,6 +332,7 @@ def _print_numbers(metrics: dict[str, Any], out: Path) -> None:
 @click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
 @click.argument("data")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The .csv to write.")
+@_data_dir_option
 @click.option("--label-column", default="label", show_default=True, help="Of a table, if it has labels.")
 @click.option("--skip-unreadable", is_flag=True, help="Leave unreadable images out and count them.")
 @click.option("--overwrite", is_flag=True, help="Replace --out if it exists.")
@@ -333,22 +375,258 @@ def demo(out: Path, as_json: bool) -> None:
         click.echo(json.dumps(numbers))
 
 
-@cli.command("list")
-@click.argument("what", type=click.Choice(["objectives", "data", "nets"]))
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def list_(what: str, as_json: bool) -> None:
-    """List the objectives, data sets or nets."""
-    rows = _LISTS[what]()
+@cli.command()
+@click.argument("suite")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=None, help="Folder of the results; default: runs/SUITE."
+)
+@_data_dir_option
+@click.option("--seeds", default=None, help="How many (5), or which (1,2,3); default: the suite's; 1 to tune.")
+@click.option("--budget", type=click.Choice(["paper", "quick"]), default="paper", show_default=True, help=BUDGET_HELP)
+@click.option("--setting", "settings", multiple=True, help="Of the suite, matched or published; default: all it has.")
+@click.option("--only", multiple=True, metavar="NAME", help="A method or disturbance of the suite; may be repeated.")
+@click.option("--tuning", is_flag=True, help="Judge on 20 % of the training set (seed 42), over the suite's grid.")
+@click.option(
+    "--validation-labels",
+    type=click.Choice(["noisy", "clean"]),
+    default="noisy",
+    show_default=True,
+    help="With --tuning.",
+)
+@click.option(
+    "--workers", type=click.IntRange(0), default=0, help="Runs at a time; 0: a run per CPU core, or one on CUDA."
+)
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, .. or auto.")
+@click.option("--eval-every", type=click.IntRange(0), default=0, show_default=True, help=EVAL_EVERY_HELP)
+@click.option("--tensorboard", is_flag=True, help=TENSORBOARD_HELP)
+@click.option("--dry-run", is_flag=True, help="Say what would be run, and what is done already.")
+@click.option("--json", "as_json", is_flag=True, help="Print the table as one JSON object.")
+@click.pass_context
+def bench(
+    context: click.Context,
+    suite: str,
+    out: Path | None,
+    data_dir: str | None,
+    seeds: str | None,
+    budget: str,
+    settings: tuple[str, ...],
+    only: tuple[str, ...],
+    tuning: bool,
+    validation_labels: str,
+    workers: int,
+    device: str,
+    eval_every: int,
+    tensorboard: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> int:
+    """Run a SUITE, methods x disturbances x seeds, and print its table beside the published figures.
+
+    SUITE is a name (see list suites) or a file. Finished runs are never run again, so the same command goes on after
+    any stop, and several may work on one folder at once. Exit status 1 if runs failed: their errors are in the table.
+    """
+    from catchment.data import is_known, not_on_disk
+    from catchment.experiments import bench as runner
+    from catchment.experiments.bench_progress import BenchProgress
+    from catchment.experiments.bench_report import write_bench_report
+    from catchment.experiments.results_table import for_terminal, to_records
+    from catchment.experiments.suite import Selection, find_suite, parse_seeds, parse_suite, plan
+    from catchment.report import NAME
+    from catchment.training.tensorboard import TensorBoardLog
+
+    source = click.core.ParameterSource.COMMANDLINE
+    if not tuning and context.get_parameter_source("validation_labels") is source:
+        raise ValueError("--validation-labels goes with --tuning: add it, or leave both out")
+    text, where = find_suite(suite)
+    found = parse_suite(text, where)
+    out = out or Path("runs") / found.name
+    selection = Selection(
+        seeds=None if seeds is None else parse_seeds(seeds, found),
+        budget=budget,
+        settings=settings,
+        only=only,
+        tuning=validation_labels if tuning else None,
+    )
+    runs = plan(found, selection)
+    if dry_run:
+        _print_plan(found, runs, runner.finished_rows(out), as_json)
+        return 0
+    missing = found.missing or (not_on_disk(found.data, data_dir) if is_known(found.data) else None)
+    if missing:
+        raise ValueError(missing)
+    workers = workers or runner.default_workers(device)
+    if tensorboard:
+        TensorBoardLog(out)  # says now what each run would say
+    for note in runner.open_folder(found, text, where, out):
+        click.echo(f"note: {note}", err=True)
+    finished = runner.finished_rows(out)
+    keys = {run.key for run in runs}
+    left = len(keys - finished.keys())
+    click.echo(f"{found.name}: {len(keys)} runs, {len(keys) - left} done before; {workers} at a time", err=True)
+    if tuning:
+        click.echo(f"tuning on 20 % of the training set (seed 42) with {validation_labels} labels", err=True)
+    try:
+        with BenchProgress(left, found.metrics[0]) as progress:
+            runner.run_all(
+                runs,
+                out,
+                workers=workers,
+                device=device,
+                data_dir=data_dir,
+                eval_every=eval_every,
+                tensorboard=tensorboard,
+                listen=progress,
+            )
+    except KeyboardInterrupt:
+        done = len(keys & runner.finished_rows(out).keys())
+        return _fail(f"stopped with {done} of {len(keys)} runs done; the same command goes on", 130)
+    if progress.ended < left:
+        click.echo(f"{left - progress.ended} runs were done by another runner meanwhile", err=True)
+    table = write_bench_report(out)
+    failed = len(keys - runner.finished_rows(out).keys())
     if as_json:
-        click.echo(json.dumps({what: rows}))
+        click.echo(json.dumps({"suite": found.name, "failed": failed, "results": to_records(table)}))
+    else:
+        _console().print(for_terminal(table))
+        click.echo(f"report: {out / NAME}")
+    return 1 if failed else 0
+
+
+def _print_plan(suite: Any, runs: list[Any], finished: dict[str, Any], as_json: bool) -> None:
+    rows = [
+        {
+            "key": run.key,
+            "run": run.describe(),
+            "epochs": run.config.training.epochs,
+            "learning_rate": run.config.training.learning_rate,
+            "l1": run.config.training.l1,
+            "weight_decay": run.config.training.weight_decay,
+            "done": run.key in finished,
+        }
+        for run in runs
+    ]
+    if as_json:
+        click.echo(json.dumps({"suite": suite.name, "missing": suite.missing, "runs": rows}))
         return
     table = Table(box=None, padding=(0, 2, 0, 0))
     for key in rows[0]:
-        table.add_column(key, overflow="fold", no_wrap=key == "name")
+        table.add_column(key.replace("_", " "), no_wrap=key == "key")
+    for row in rows:
+        table.add_row(
+            *(Text({True: "done", False: ""}.get(v, str(v)) if k == "done" else str(v)) for k, v in row.items())
+        )
+    _console().print(table)
+    done = len({row["key"] for row in rows if row["done"]})
+    click.echo(f"{len({row['key'] for row in rows})} runs, {done} done")
+    if suite.missing:
+        click.echo(suite.missing, err=True)
+
+
+@cli.command()
+@click.argument("data")
+@_data_dir_option
+@click.option("--imbalance", default=None, help="long-tail:100 or step:10, largest class over the smallest.")
+@click.option("--noise", default=None, help=NOISE_HELP)
+@click.option("--mapping", default=None, help=MAPPING_HELP)
+@click.option("--outside", default=None, help="Of open-set noise: data whose images come under the labels.")
+@click.option("--max-train-samples", type=int, default=0, help="Keep so many training samples, stratified; 0: all.")
+@click.option("--label-column", default="label", show_default=True, help="Of a table.")
+@click.option("--image-size", type=int, default=None, help="Resize images to this square.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of every draw.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The .npz to write.")
+@click.option("--overwrite", is_flag=True, help="Replace --out if it exists.")
+@click.option("--json", "as_json", is_flag=True, help="Print the record as one JSON object.")
+def disturb(seed: int, out: Path, overwrite: bool, as_json: bool, **options: Any) -> None:
+    """Write a spoiled copy of DATA for other programs: an .npz with X, y, y_clean, and the record of what was done.
+
+    The same data, noise and seed spoil the same labels as in catchment train.
+    """
+    from catchment.experiments.run import RunConfig
+    from catchment.experiments.spoil import write_spoiled
+    from catchment.training.config import TrainingConfig
+
+    if out.suffix != ".npz":
+        raise ValueError(f"{out} does not end in .npz: name the file so")
+    if out.exists() and not overwrite:
+        raise ValueError(f"{out} exists: choose another --out, or add --overwrite")
+    record = write_spoiled(RunConfig(**options, training=TrainingConfig(seed=seed)), out)
+    if as_json:
+        click.echo(json.dumps(record))
+        return
+    noise = record["noise"]
+    changed = "" if noise is None else f", {noise['rate_realised']:.2%} of the labels changed"
+    click.echo(f"{record['samples']} training samples of {record['classes']} classes in {out}{changed}")
+
+
+@cli.command()
+@click.argument("name")
+@_data_dir_option
+@click.option("--force", is_flag=True, help="Download again what is there.")
+@click.option("--json", "as_json", is_flag=True, help="Print where the files lie as one JSON object.")
+def fetch(name: str, data_dir: str | None, force: bool, as_json: bool) -> None:
+    """Download a known data set, check it against its published checksum, and unpack it."""
+    from catchment.data import data_folder, known_set
+    from catchment.data.fetch import fetch as fetch_set
+
+    known = known_set(name)
+    paths = fetch_set(known, data_folder(data_dir), force=force)
+    if as_json:
+        click.echo(json.dumps({"name": name, "files": [str(path) for path in paths]}))
+        return
+    click.echo(f"{name} is in {data_folder(data_dir)}: {', '.join(str(path) for path in paths)}")
+
+
+@cli.command("report")
+@click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), default=None, help="Of a comparison; default: comparison.html.")
+@click.option("--json", "as_json", is_flag=True, help="Print where the page lies as one JSON object.")
+def report_(folders: tuple[Path, ...], out: Path | None, as_json: bool) -> None:
+    """Make the page of a run or a suite again, or with several runs a page that compares them.
+
+    Nothing is trained or judged again: pages are made from what is on disk.
+    """
+    from catchment import report
+    from catchment.experiments.bench import SUITE
+    from catchment.experiments.bench_report import write_bench_report
+
+    if len(folders) > 1:
+        page = report.write_comparison(folders, out or Path("comparison.html"))
+    elif out is not None:
+        raise ValueError("--out is of a comparison, and the page of one run lies in its folder: leave --out out")
+    elif (folders[0] / SUITE).exists():
+        write_bench_report(folders[0])
+        page = folders[0] / report.NAME
+    else:
+        page = report.write_run_report(folders[0])
+    click.echo(json.dumps({"report": str(page)}) if as_json else str(page))
+
+
+@cli.command("list")
+@click.argument("what", type=click.Choice(["objectives", "data", "nets", "suites"]))
+@_data_dir_option
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def list_(what: str, data_dir: str | None, as_json: bool) -> None:
+    """List the objectives, data sets, nets or suites."""
+    from catchment.data import data_folder
+
+    rows = _list_data(data_dir) if what == "data" else _LISTS[what]()
+    if as_json:
+        click.echo(json.dumps({what: rows}))
+        return
+    if what == "data":  # the rest is in --json
+        shown = ("name", "classes", "train", "test", "noise", "licence", "on_disk", "layout")
+        rows = [{key: row[key] for key in shown} for row in rows]
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for key in rows[0]:
+        table.add_column(key.replace("_", " "), overflow="fold", no_wrap=key == "name")
     for row in rows:
         cells = (", ".join(value) if isinstance(value, list) else str(value) for value in row.values())
         table.add_row(*(Text(cell) for cell in cells))  # as Text, since rich would read [vision] as markup
-    Console().print(table)
+    _console().print(table)
+    if what == "data":
+        click.echo(
+            f"looked for in {data_folder(data_dir)} (--data-dir, or CATCHMENT_DATA); get them by catchment fetch NAME"
+        )
 
 
 def _list_objectives() -> list[dict[str, Any]]:
@@ -367,10 +645,17 @@ def _list_objectives() -> list[dict[str, Any]]:
     ]
 
 
-def _list_data() -> list[dict[str, Any]]:
-    from catchment.data import KNOWN
+def _list_data(data_dir: str | None) -> list[dict[str, Any]]:
+    from catchment.data import KNOWN, data_folder
 
-    return [dataclasses.asdict(info) for info in KNOWN.values()]
+    folder = data_folder(data_dir)
+    rows = []
+    for known in KNOWN.values():
+        found = known.find(folder)
+        how = "no: fetch it" if known.downloads else "no: apply for it"
+        info = dataclasses.asdict(known.info) | {"variants": list(known.info.variants)}
+        rows.append({**info, "on_disk": how if found is None else str(found), "looked_for_in": str(folder)})
+    return rows
 
 
 def _list_nets() -> list[dict[str, Any]]:
@@ -379,4 +664,22 @@ def _list_nets() -> list[dict[str, Any]]:
     return [{"name": name, "what": description} for name, description in NETS.items()]
 
 
-_LISTS = {"objectives": _list_objectives, "data": _list_data, "nets": _list_nets}
+def _list_suites() -> list[dict[str, Any]]:
+    from catchment.experiments.suite import Selection, find_suite, list_suites, parse_suite, plan
+
+    suites = [parse_suite(*find_suite(name)) for name in list_suites()]
+    return [
+        {
+            "name": suite.name,
+            "what": suite.title,
+            "data": suite.data,
+            "methods": [method.name for method in suite.methods],
+            "settings": [setting.name for setting in suite.settings],
+            "runs": len({run.key for run in plan(suite, Selection())}),
+            "missing": "-" if suite.missing is None else f"data set {suite.data}",
+        }
+        for suite in suites
+    ]
+
+
+_LISTS = {"objectives": _list_objectives, "nets": _list_nets, "suites": _list_suites}

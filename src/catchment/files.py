@@ -56,11 +56,17 @@ def append_jsonl(path: Path, row: dict[str, Any]) -> None:
     """Append one JSON line under a lock; a torn last line, left by a killed writer, is cut off first."""
     with path.open("ab+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        size = file.seek(0, os.SEEK_END)
-        if size and not _ends_with_newline(file, size):
-            file.seek(0)
-            file.truncate(file.read().rfind(b"\n") + 1)
+        _cut_torn_line(file)
         file.write((json.dumps(finite_or_none(row), allow_nan=False) + "\n").encode())
+
+
+def repair_jsonl(path: Path) -> bool:
+    """Cut off a torn last line, left by a killed writer; says whether there was one."""
+    if not path.exists():
+        return False
+    with path.open("ab+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        return _cut_torn_line(file)
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -112,6 +118,13 @@ def _parse_json(content: bytes, where: str) -> Any:
         raise ValueError(f"{where} is not valid JSON ({error}): restore it or start anew") from None
 
 
-def _ends_with_newline(file: IO[bytes], size: int) -> bool:
+def _cut_torn_line(file: IO[bytes]) -> bool:
+    size = file.seek(0, os.SEEK_END)
+    if size == 0:
+        return False
     file.seek(size - 1)
-    return file.read(1) == b"\n"
+    if file.read(1) == b"\n":
+        return False
+    file.seek(0)
+    file.truncate(file.read().rfind(b"\n") + 1)
+    return True

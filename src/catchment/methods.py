@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import inspect
 from typing import Any
 
 from catchment import drainage
 from catchment.baselines import noisy_labels
+from catchment.nearest import did_you_mean
 from catchment.objective import Method, Objective
 
 _MODULES = (drainage, noisy_labels)
@@ -66,7 +66,5 @@ def preset(objective: str, dataset: str) -> dict[str, dict[str, Any]]:
 
 def _method(name: str) -> Method:
     if name not in _METHODS:
-        near = difflib.get_close_matches(name, _METHODS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(sorted(_METHODS))}"
-        raise ValueError(f"there is no objective {name!r}: {hint}")
+        raise ValueError(f"there is no objective {name!r}: {did_you_mean(name, sorted(_METHODS), 'choose one of')}")
     return _METHODS[name]

@@ -5,7 +5,7 @@ import pytest
 
 from catchment.data import Dataset, Splits
 from catchment.disturb import MAPPINGS
-from catchment.experiments.noise import KINDS, apply_noise
+from catchment.experiments.noise import KINDS, add_unknowns, apply_imbalance, apply_noise, given_noise
 
 NAMES = ("cat", "dog", "bird", "fish")
 EACH = 10
@@ -86,6 +86,24 @@ def test_asymmetric_noise_maps_classes_by_name(mapping):
     assert transitions(np.repeat(range(4), EACH), noisy.train.labels).tolist() == expected
     assert record["mapping"] == {"0": 1, "3": 0}
     assert (record["rate_realised"], record["rate_realised_of_mapped"]) == (0.2, 0.4)
+
+
+def test_removed_classes_leave_training_and_are_unknown_in_the_test_part():
+    noisy, record = spoil(make_splits(), "remove:dog,fish")
+    assert noisy.train.class_names == noisy.test.class_names == ("cat", "bird")
+    np.testing.assert_array_equal(noisy.train.labels, np.repeat([0, 1], EACH))
+    np.testing.assert_array_equal(noisy.train.inputs[:, 0], [*range(10), *range(20, 30)])
+    np.testing.assert_array_equal(noisy.test.labels, np.tile([0, -1, 1, -1], 3))
+    assert (record["kind"], record["classes"], record["rate_realised"]) == ("remove", [1, 3], 0.0)
+    assert json.loads(json.dumps(record)) == record
+
+
+def test_the_seed_decides_which_classes_are_removed():
+    kept = {spoil(make_digits("digits"), "remove-random:4", seed=seed)[0].train.class_names for seed in range(5)}
+    assert len(kept) > 1
+    assert {len(names) for names in kept} == {6}
+    again = spoil(make_digits("digits"), "remove-random:4", seed=0)[0].train.class_names
+    assert again == spoil(make_digits("digits"), "remove-random:4", seed=0)[0].train.class_names
 
 
 def make_digits(name):
@@ -210,6 +228,13 @@ def test_a_rate_outside_its_range(kind, rate):
         ("relabel:cat,dog,bird", None, "relabel leaves 1 of 4 classes: keep at least 2"),
         ("relabel:cat,dog,bird,fish", None, "relabel leaves 0 of 4 classes"),
         ("relabel:cat,cat", None, "twice: name each class once"),
+        ("remove:", None, "remove names no class"),
+        ("remove:cow", None, "there is no class 'cow'"),
+        ("remove:cat,dog,bird", None, "remove leaves 1 of 4 classes: keep at least 2"),
+        ("remove-random:cat", None, "noise remove-random:cat has no count: give how many classes, remove-random:4"),
+        ("remove-random:0", None, "noise remove-random:0 has no count"),
+        ("remove-random:3", None, "remove leaves 1 of 4 classes: keep at least 2"),
+        ("remove-random:5", None, "5"),
     ],
 )
 def test_errors_say_what_is_wrong(noise, mapping, message):
@@ -222,3 +247,81 @@ def test_a_long_list_of_classes_is_cut():
     splits = Splits(make_part(range(20), names), make_part(range(20), names))
     with pytest.raises(ValueError, match=r"the classes are c0, .*c11, \.\.$"):
         spoil(splits, "relabel:x")
+
+
+def make_images(count=60, classes=3, seed=0, name="dots"):
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count, dtype=np.int64) % classes
+    images = rng.integers(0, 256, (count, 4, 4, 1), dtype=np.uint8)
+    return Dataset(name, images, labels, tuple("abc"[:classes]))
+
+
+@pytest.mark.parametrize("noise", ["symmetric-own:0.5", "random-pair:0.5", "class-proportional:0.5", "instance:0.5"])
+def test_every_kind_of_rate_changes_about_that_share_and_keeps_what_was_given(noise):
+    data = make_images(600)
+    noisy, record = spoil(Splits(data, data), noise)
+    assert record["rate_asked"] == 0.5
+    assert record["rate_realised"] == (noisy.train.labels != data.labels).mean()
+    expected = 0.5 * 2 / 3 if noise.startswith("symmetric-own") else 0.5  # a third of those draw their own class
+    assert record["rate_realised"] == pytest.approx(expected, abs=0.07)
+    np.testing.assert_array_equal(noisy.train.clean_labels, data.labels)
+    again, _ = spoil(Splits(data, data), noise)
+    np.testing.assert_array_equal(again.train.labels, noisy.train.labels)
+
+
+def test_open_set_noise_puts_other_images_under_the_labels():
+    data, outside = make_images(), make_images(40, seed=1, name="elsewhere")
+    noisy, record = apply_noise(Splits(data, data), "open-set:0.3", mapping=None, seed=5, outside=outside)
+    np.testing.assert_array_equal(noisy.train.labels, data.labels)
+    replaced = (noisy.train.inputs != data.inputs).any((1, 2, 3))
+    assert replaced.sum() == 18
+    np.testing.assert_array_equal(noisy.train.clean_labels, np.where(replaced, -1, data.labels))
+    known = {image.tobytes() for image in outside.inputs}
+    taken = [image.tobytes() for image in noisy.train.inputs[replaced]]
+    assert set(taken) <= known
+    assert len(set(taken)) == 18  # each at most once
+    assert (record["kind"], record["outside"], record["rate_realised"]) == ("open-set", "elsewhere", 0.3)
+    with pytest.raises(ValueError, match="--outside goes with open-set noise, and with no other: add one"):
+        spoil(Splits(data, data), "open-set:0.3")
+    with pytest.raises(ValueError, match="and with no other: leave it out"):
+        apply_noise(Splits(data, data), "symmetric:0.3", mapping=None, seed=5, outside=outside)
+
+
+def test_instance_noise_needs_pixels():
+    with pytest.raises(ValueError, match="instance noise looks at the pixels of images in memory, and pets has none"):
+        spoil(make_splits(), "instance:0.4")
+
+
+def test_imbalance_follows_the_clean_labels_and_comes_before_noise():
+    clean = np.repeat(range(4), 64)
+    splits = Splits(make_part(np.roll(clean, 1), clean_labels=clean), make_part(range(4)))
+    rare, record = apply_imbalance(splits, "long-tail:8", seed=3)
+    assert np.bincount(rare.train.clean_labels).tolist() == [64, 32, 16, 8]
+    assert json.loads(json.dumps(record)) == record
+    assert (record["kind"], len(rare.train)) == ("long-tail", 120)
+    assert rare.test is splits.test
+    steps, _ = apply_imbalance(splits, "step:8", seed=3)
+    assert np.bincount(steps.train.clean_labels).tolist() == [64, 64, 8, 8]
+    again, _ = apply_imbalance(splits, "long-tail:8", seed=3)
+    np.testing.assert_array_equal(again.train.inputs, rare.train.inputs)
+    with pytest.raises(ValueError, match="there is no imbalance 'tail:8'"):
+        apply_imbalance(splits, "tail:8", seed=0)
+    with pytest.raises(ValueError, match="imbalance step:few has no ratio"):
+        apply_imbalance(splits, "step:few", seed=0)
+
+
+def test_samples_of_another_set_become_unknowns_of_the_test_part():
+    test, other = make_images(6), make_images(4, seed=1, name="elsewhere")
+    both = add_unknowns(test, other)
+    np.testing.assert_array_equal(both.labels, [0, 1, 2, 0, 1, 2, -1, -1, -1, -1])
+    np.testing.assert_array_equal(both.inputs[6:], other.inputs)
+    named = add_unknowns(make_part([0, 1], ids=("x", "y")), make_part([0, 1], name="others"))
+    assert named.ids == ("x", "y", "others/0", "others/1")
+
+
+def test_wrong_labels_that_came_with_the_data_are_recorded():
+    assert given_noise(make_part([0, 1, 2, 3])) is None
+    assert given_noise(make_part([0, 1], clean_labels=np.array([0, 1]))) is None
+    record = given_noise(make_part([0, 1, 1, -1], clean_labels=np.array([0, 1, 2, 3])))
+    assert (record["kind"], record["rate_realised"]) == ("given", 1 / 3)
+    assert record["transition_counts"][2][1] == 1

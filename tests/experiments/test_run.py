@@ -1,4 +1,5 @@
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -50,6 +51,12 @@ def test_settings_survive_json():
     assert RunConfig.from_dict(json.loads(json.dumps(before.to_dict()))) == before
 
 
+def test_a_runs_config_json_gives_its_settings_back(tmp_path):
+    before = config(3, noise="asymmetric:0.4", max_train_samples=300, validation=0.2, eval_every=1)
+    run(before, tmp_path / "a")
+    assert RunConfig.from_dict(json.loads((tmp_path / "a" / "config.json").read_text())) == before
+
+
 def test_an_unfinished_run_is_not_loaded(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ValueError, match=f"is not finished: catchment train --resume --out {tmp_path}"):
@@ -60,3 +67,75 @@ def test_an_unfinished_run_is_not_loaded(tmp_path):
 def test_a_validation_share_that_leaves_a_part_empty_is_refused(share):
     with pytest.raises(ValueError, match="leaves one part empty"):
         load_run_data(config(validation=share))
+
+
+def test_a_subset_has_the_same_shares_of_the_classes_for_every_seed():
+    parts = [load_run_data(config(seed, max_train_samples=500, noise="symmetric:0.2")).train for seed in (0, 1)]
+    whole = load_run_data(config()).train
+    assert parts[0].ids == parts[1].ids
+    assert len(parts[0]) == 500
+    shares = np.bincount(parts[0].clean_labels) / 500 - np.bincount(whole.labels) / len(whole)
+    assert np.abs(shares).max() < 1 / 500
+    assert not np.array_equal(parts[0].labels, parts[1].labels)  # the noise is the seed's
+    assert len(load_run_data(config(max_train_samples=5000)).train) == len(whole)
+    with pytest.raises(ValueError, match="5 training samples are fewer than the 10 classes"):
+        load_run_data(config(max_train_samples=5))
+
+
+def test_tuning_judges_on_held_out_training_samples_and_leaves_the_test_set_alone(tmp_path, monkeypatch):
+    tuning = config(7, noise="asymmetric:0.4", validation=0.2, validation_seed=42, judged_on="validation", eval_every=1)
+    seen = []
+    module = sys.modules["catchment.experiments.run"]
+    real_predict = module.predict
+    monkeypatch.setattr(module, "predict", lambda model, data: (seen.append(len(data)), real_predict(model, data))[1])
+    metrics = run(tuning, tmp_path / "a")
+    assert not any(key.startswith("test_") and key != "test_samples" for key in metrics)
+    assert 0 < metrics["validation_accuracy"] < 1
+    assert metrics["judged_on"] == "validation"
+    assert seen == [287, 1150]  # the held-out fifth of 1437 and the rest; never the 360 of the test part
+    assert not (tmp_path / "a" / "evaluation.npz").exists()
+    assert "test_accuracy" not in json.loads((tmp_path / "a" / "history.jsonl").read_text())
+    again = load_run_data(RunConfig.from_dict({**tuning.to_dict(), "training": config(8).training.to_dict()}))
+    assert again.validation.ids == load_run_data(tuning).validation.ids  # seed 42, whatever the run's seed
+
+
+def test_validation_labels_are_noisy_unless_clean_ones_are_asked_for():
+    noisy, clean = (
+        load_run_data(config(noise="symmetric:0.4", validation=0.2, validation_labels=which)).validation
+        for which in ("noisy", "clean")
+    )
+    assert noisy.ids == clean.ids
+    assert 0.3 < (noisy.labels != clean.labels).mean() < 0.5
+    assert np.array_equal(clean.labels, noisy.clean_labels)
+
+
+def test_the_test_accuracy_of_the_history_changes_nothing_but_the_history(tmp_path):
+    settings = {"noise": "symmetric:0.2"}
+    training = TrainingConfig(epochs=5, threads=1, device="cpu")
+    looked = run(RunConfig(training=training, eval_every=2, **settings), tmp_path / "looked")
+    plain = run(RunConfig(training=training, **settings), tmp_path / "plain")
+    rows = [json.loads(line) for line in (tmp_path / "looked" / "history.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows if "test_accuracy" in row] == [2, 4, 5]
+    assert rows[-1]["test_accuracy"] == looked["test_accuracy"] == plain["test_accuracy"]
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("looked", "plain")]
+    assert weights[0] == weights[1]
+
+
+def test_the_seconds_of_a_run_are_those_of_its_epochs(tmp_path):
+    metrics = run(config(), tmp_path / "a")
+    row = json.loads((tmp_path / "a" / "history.jsonl").read_text())
+    assert metrics["train_seconds"] == row["seconds"] > 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_train_samples": -1}, "max_train_samples is -1: give a whole number of at least 0"),
+        ({"eval_every": -2}, "eval_every is -2: give a whole number of at least 0"),
+        ({"judged_on": "train"}, "judged_on is 'train': choose test or validation"),
+        ({"judged_on": "validation"}, "judged on a validation set that is not held out"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        config(**settings)

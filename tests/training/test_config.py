@@ -31,6 +31,7 @@ NAN, INF = float("nan"), float("inf")
         ("compile", ["no", None]),
         ("device", [0, None]),
         ("threads", [-1, 1.5, None]),
+        ("workers", [-1, 1.5, None]),
         ("seed", [-1, 0.5, NAN, "0", None, 2**32]),
     ],
 )  # fmt: skip

@@ -145,6 +145,7 @@ def test_metrics_with_unknown_samples_by_hand():
     assert set(result) == {
         "accuracy", "nll", "brier", "ece", "aurc",
         "unknown_auroc", "unknown_average_precision", "unknown_fpr_at_95_tpr",
+        "unknown_auroc_msp", "unknown_auroc_energy",
     }  # fmt: skip
     assert result["accuracy"] == pytest.approx(2 / 3)
     assert result["nll"] == pytest.approx(-(2 * math.log(0.98) + math.log(0.01)) / 3)
@@ -170,6 +171,23 @@ def test_metrics_of_outputs_beyond_the_classes_by_hand():
     result = evaluation.prediction_metrics(model, predict(model, everything_known), everything_known)
     assert "extra_output_unknown" not in result
     assert not any(name.startswith("unknown") for name in result)
+
+
+def test_the_scores_of_any_softmax_classifier_leave_further_outputs_out():
+    # max p of the classes: 0.9, 0.5 known, 0.6 unknown; log-sum-exp of the classes: 3, 5 known, 4 unknown
+    p = torch.tensor([[0.9, 0.06, 0.04], [0.5, 0.3, 0.2], [0.6, 0.3, 0.1]])
+    shift = torch.tensor([[3.0], [5.0], [4.0]])
+    drainage = torch.tensor([[9.0], [-9.0], [0.0]])
+    dataset = make_dataset([0, 1, -1], logits=torch.cat([p.log() + shift, drainage], 1))
+    model = make_model(ct.DrainageLoss())
+    result = evaluation.prediction_metrics(model, predict(model, dataset), dataset)
+    assert result["unknown_auroc_msp"] == 0.5
+    assert result["unknown_auroc_energy"] == 0.5
+    assert result["unknown_auroc"] == 0.5
+    sure = dataset.select(np.array([0, 2]))
+    result = evaluation.prediction_metrics(model, predict(model, sure), sure)
+    assert result["unknown_auroc_msp"] == 1.0  # 1 - 0.6 above 1 - 0.9
+    assert result["unknown_auroc_energy"] == 0.0  # -4 below -3
 
 
 def test_metrics_of_unknown_samples_alone():

@@ -22,6 +22,7 @@ def test_twelve_kills_change_nothing(tmp_path):
     assert result["left_over"] == [
         ".lock",
         "config.json",
+        "evaluation.npz",
         "history.jsonl",
         "metrics.json",
         "model.safetensors",

@@ -21,6 +21,7 @@ def write_predictions(
     *,
     label_column: str = "label",
     skip_unreadable: bool = False,
+    data_dir: str | None = None,
     device: str = "auto",
 ) -> dict[str, Any]:
     """Write ``out``, a csv with a row for each sample of ``data``, from the model of the run in ``run_folder``.
@@ -34,7 +35,9 @@ def write_predictions(
     """
     model, input_format, _ = load_run(run_folder)
     model.to(choose_device(device))
-    dataset = load_inputs(data, input_format, label_column=label_column, skip_unreadable=skip_unreadable)
+    dataset = load_inputs(
+        data, input_format, label_column=label_column, skip_unreadable=skip_unreadable, data_dir=data_dir
+    )
     predictions = predict(model, dataset)
     names = input_format.class_names
     has_labels = bool((dataset.labels != IGNORE_INDEX).any())

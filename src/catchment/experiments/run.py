@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import platform
-import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 
-import catchment
-from catchment import report
-from catchment.data import Dataset, InputFormat, Splits, load_data
-from catchment.experiments.noise import apply_noise
+from catchment import metrics, report
+from catchment.data import Dataset, ImageFiles, InputFormat, Splits, load_data, load_inputs
+from catchment.experiments.environment import hardware, versions
+from catchment.experiments.evaluation_record import write_evaluation
+from catchment.experiments.noise import add_unknowns, apply_imbalance, apply_noise, given_noise
 from catchment.files import folder_lock, read_json, write_bytes, write_json
 from catchment.methods import create_objective
 from catchment.nets import create_net, input_statistics
@@ -26,6 +26,7 @@ from catchment.training.config import TrainingConfig
 from catchment.training.distributed import from_first_process, on_first_process, rank_and_world_size
 from catchment.training.evaluation import label_score_metrics, predict, prediction_metrics, wrong_labels
 from catchment.training.loop import check_trainable, choose_device, cpu_threads, train
+from catchment.training.tensorboard import TensorBoardLog
 
 CONFIG, METRICS, WEIGHTS = "config.json", "metrics.json", "model.safetensors"
 
@@ -36,34 +37,51 @@ class RunConfig:
 
     Args:
         data: a known name, a folder of class folders, ``.npz``, ``.csv`` or ``.parquet``.
+        data_dir: where known data sets lie; None takes the environment variable CATCHMENT_DATA, else ``data``.
         test: where the test part is; None takes the known split, or holds out 20 %.
         label_column: of a table.
         drop_columns: columns of a table that are no features.
         image_size: to which images are resized; None keeps it where they agree.
         skip_unreadable: leave unreadable images out and count them.
+        imbalance: how training classes are made rare before the noise, ``long-tail:100`` for example.
         noise: what is done to the training labels, ``symmetric:0.4`` for example.
         mapping: of asymmetric noise.
+        outside: a data set whose images open-set noise puts under the labels.
+        unknowns: a data set whose test samples are added to the test part, as samples of none of the classes.
         objective: a name that ``create_objective`` knows.
         parameters: of the objective.
         net: a name that ``create_net`` knows.
+        max_train_samples: how many training samples to keep, the same share of each class and the same ones for every
+            seed; 0 keeps all.
         validation: share of the training set held out for validation; 0 holds out none.
         validation_labels: "noisy", as a user would have them, or "clean", as some papers have them.
+        validation_seed: of the draw of the validation part; None takes the run's seed.
+        judged_on: "test", or "validation" for tuning, which leaves the test set alone.
+        eval_every: epochs between two looks at the test accuracy for the history, which decide nothing; 0: none.
         training: how to train.
     """
 
     data: str = "digits"
+    data_dir: str | None = None
     test: str | None = None
     label_column: str = "label"
     drop_columns: tuple[str, ...] = ()
     image_size: int | None = None
     skip_unreadable: bool = False
+    imbalance: str | None = None
     noise: str | None = None
     mapping: str | None = None
+    outside: str | None = None
+    unknowns: str | None = None
     objective: str = "drainage"
     parameters: dict[str, Any] = field(default_factory=dict)
     net: str = "auto"
+    max_train_samples: int = 0
     validation: float = 0.0
     validation_labels: str = "noisy"
+    validation_seed: int | None = None
+    judged_on: str = "test"
+    eval_every: int = 0
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:
@@ -71,6 +89,13 @@ class RunConfig:
             raise ValueError(f"validation is {self.validation}: give a share from 0 to below 1")
         if self.validation_labels not in ("noisy", "clean"):
             raise ValueError(f"validation labels are {self.validation_labels!r}: choose noisy or clean")
+        for name in ("max_train_samples", "eval_every"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}: give a whole number of at least 0")
+        if self.judged_on not in ("test", "validation"):
+            raise ValueError(f"judged_on is {self.judged_on!r}: choose test or validation")
+        if self.judged_on == "validation" and not self.validation:
+            raise ValueError("judged on a validation set that is not held out: give validation a share above 0")
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON keeps it."""
@@ -93,6 +118,7 @@ class RunData:
     validation: Dataset | None
     test: Dataset
     noise: dict[str, Any] | None
+    imbalance: dict[str, Any] | None
 
 
 def load_run_data(config: RunConfig) -> RunData:
@@ -106,20 +132,39 @@ def load_run_data(config: RunConfig) -> RunData:
         image_size=config.image_size,
         skip_unreadable=config.skip_unreadable,
         seed=seed,
+        data_dir=config.data_dir,
     )
-    noise = None
+    noise = imbalance = None
+    if config.max_train_samples:
+        splits = Splits(stratified_subset(splits.train, config.max_train_samples), splits.test)
+    if config.imbalance is not None:
+        splits, imbalance = apply_imbalance(splits, config.imbalance, seed=seed)
     if config.noise is not None:
-        splits, noise = apply_noise(splits, config.noise, mapping=config.mapping, seed=seed)
-    elif config.mapping is not None:
-        raise ValueError("a mapping without noise does nothing: add --noise asymmetric:RATE")
+        outside = None if config.outside is None else _other_inputs(config.outside, splits.train, config)
+        splits, noise = apply_noise(splits, config.noise, mapping=config.mapping, seed=seed, outside=outside)
+    else:
+        noise = given_noise(splits.train)
+    for option, what in ((config.mapping, "mapping"), (config.outside, "outside")):
+        if option is not None and config.noise is None:
+            needed = "asymmetric" if what == "mapping" else "open-set"
+            raise ValueError(f"--{what} without noise does nothing: add --noise {needed}:RATE")
+    if config.unknowns is not None:
+        unknowns = _other_inputs(config.unknowns, splits.test, config)
+        splits = Splits(splits.train, add_unknowns(splits.test, unknowns))
     train_part, validation = splits.train, None
     if config.validation:
-        train_part, validation = split_validation(splits.train, config.validation, seed)
+        split_seed = seed if config.validation_seed is None else config.validation_seed
+        train_part, validation = split_validation(splits.train, config.validation, split_seed)
         if config.validation_labels == "clean":
             if validation.clean_labels is None:
                 raise ValueError(f"the clean labels of {config.data} are not known: use --validation-labels noisy")
             validation = replace(validation, labels=validation.clean_labels)
-    return RunData(train_part, validation, splits.test, noise)
+    return RunData(train_part, validation, splits.test, noise, imbalance)
+
+
+def _other_inputs(source: str, like: Dataset, config: RunConfig) -> Dataset:
+    """The (test) samples of another set, in the form of this one's."""
+    return load_inputs(source, InputFormat.of(like), skip_unreadable=config.skip_unreadable, data_dir=config.data_dir)
 
 
 def split_validation(dataset: Dataset, share: float, seed: int) -> Splits:
@@ -131,6 +176,19 @@ def split_validation(dataset: Dataset, share: float, seed: int) -> Splits:
     return Splits(dataset.select(np.sort(order[count:])), dataset.select(np.sort(order[:count])))
 
 
+def stratified_subset(dataset: Dataset, count: int) -> Dataset:
+    """The same share of each class, ``count`` samples together, always the same ones; all where there are no more."""
+    if count >= len(dataset):
+        return dataset
+    from sklearn.model_selection import train_test_split
+
+    _, classes = np.unique(dataset.labels, return_inverse=True)
+    if count < classes.max() + 1:
+        raise ValueError(f"{count} training samples are fewer than the {classes.max() + 1} classes: keep more")
+    kept, _ = train_test_split(np.arange(len(dataset)), train_size=count, stratify=classes, random_state=0)
+    return dataset.select(np.sort(kept))
+
+
 def run(
     config: RunConfig,
     folder: Path,
@@ -138,6 +196,7 @@ def run(
     resume: bool = False,
     on_epoch: Callable[[dict[str, Any]], None] = lambda row: None,
     on_start: Callable[[RunData, Model], None] = lambda data, model: None,
+    tensorboard: bool = False,
 ) -> dict[str, Any]:
     """Do a run and write its folder; what it returns is also in ``metrics.json``.
 
@@ -149,12 +208,14 @@ def run(
         resume: go on with the run in ``folder``.
         on_epoch: called with each row of the history.
         on_start: called once data and model are there.
+        tensorboard: also write the history as TensorBoard's event files.
 
     Raises:
         ValueError: the settings, the data or the folder can't be used; nothing was written then.
     """
     rank, _ = rank_and_world_size()
     choose_device(config.training.device)
+    log = TensorBoardLog(folder) if tensorboard and rank == 0 else None
     # The first process alone looks at the folder: another might look when the first has already written to it.
     if from_first_process(resume and (folder / METRICS).exists()):
         return _finished(folder) if rank == 0 else {}
@@ -174,10 +235,22 @@ def run(
     with folder_lock(folder):
         if not (folder / CONFIG).exists():
             write_json(folder / CONFIG, record)
-        metrics = _train_and_evaluate(config, data, model, folder, resume, on_epoch)
+        with ExitStack() as stack:
+            listeners = [on_epoch]
+            if log is not None:
+                listeners.append(stack.enter_context(log))
+            numbers = _train_and_evaluate(config, data, model, folder, resume, _all_of(listeners))
         _write_weights(model, folder / WEIGHTS)
-        write_json(folder / METRICS, metrics)
+        write_json(folder / METRICS, numbers)
         return _finished(folder)
+
+
+def _all_of(listeners: list[Callable[[dict[str, Any]], None]]) -> Callable[[dict[str, Any]], None]:
+    def call(row: dict[str, Any]) -> None:
+        for listener in listeners:
+            listener(row)
+
+    return call
 
 
 def _finished(folder: Path) -> dict[str, Any]:
@@ -185,8 +258,8 @@ def _finished(folder: Path) -> dict[str, Any]:
     if not (folder / report.NAME).exists():
         report.write_run_report(folder)
     Checkpointer(folder).remove()
-    metrics: dict[str, Any] = read_json(folder / METRICS)
-    return metrics
+    numbers: dict[str, Any] = read_json(folder / METRICS)
+    return numbers
 
 
 def _train_and_evaluate(
@@ -197,34 +270,51 @@ def _train_and_evaluate(
     resume: bool,
     on_epoch: Callable[[dict[str, Any]], None],
 ) -> dict[str, Any]:
-    started = time.perf_counter()
+    judged = data.test if config.judged_on == "test" or data.validation is None else data.validation
     result = train(
-        model, data.train, config.training, validation=data.validation, folder=folder, resume=resume, on_epoch=on_epoch
+        model,
+        data.train,
+        config.training,
+        validation=data.validation,
+        folder=folder,
+        resume=resume,
+        on_epoch=on_epoch,
+        evaluate=lambda trained: _test_accuracy(trained, data.test),
+        evaluate_every=config.eval_every if config.judged_on == "test" else 0,
     )
-    seconds = time.perf_counter() - started
     with cpu_threads(result.threads):
-        scores = {f"test_{k}": v for k, v in prediction_metrics(model, predict(model, data.test), data.test).items()}
-        scores |= label_score_metrics(predict(model, data.train), data.train)
+        on_judged, on_train = predict(model, judged), predict(model, data.train)
+        scores = {f"{config.judged_on}_{k}": v for k, v in prediction_metrics(model, on_judged, judged).items()}
+        scores |= label_score_metrics(on_train, data.train)
+    if folder is not None and config.judged_on == "test":
+        write_evaluation(folder, data.train, on_train, data.test, on_judged)
     wrong = wrong_labels(data.train)
     return {
         **scores,
         "noise_rate_realised": None if wrong is None else float(wrong[data.train.labels >= 0].mean()),
         "noise": data.noise,
+        "imbalance": data.imbalance,
         "data": data.train.name,
         "objective": config.objective,
         "seed": config.training.seed,
         "epochs": len(result.history),
         "reported_epoch": result.reported_epoch,
         "reported": "best validation epoch" if config.training.early_stopping else "last epoch",
+        "judged_on": config.judged_on,
         "validation_labels": config.validation_labels if data.validation is not None else None,
         "train_samples": len(data.train),
         "test_samples": len(data.test),
         "skipped_files": data.train.skipped + data.test.skipped,
         "parameters": sum(p.numel() for p in model.net.parameters()),
-        "train_seconds": seconds,
+        "train_seconds": sum(row["seconds"] for row in result.history),
         "threads": result.threads,
         "device": result.device,
     }
+
+
+def _test_accuracy(model: Model, test: Dataset) -> dict[str, float]:
+    known = test.select(test.labels >= 0)
+    return {"test_accuracy": metrics.accuracy(predict(model, known).probabilities, known.labels)} if len(known) else {}
 
 
 def create_model(config: RunConfig, dataset: Dataset) -> Model:
@@ -277,18 +367,18 @@ def _config_record(config: RunConfig, data: RunData) -> dict[str, Any]:
         "train_samples": len(train_part),
         "class_counts": counts.tolist(),
         "noise_record": data.noise,
+        "imbalance_record": data.imbalance,
         "fingerprint": _fingerprint(train_part),
-        "versions": {
-            "catchment": catchment.__version__,
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        },
+        "versions": versions(),
+        "hardware": hardware(str(choose_device(config.training.device))),
     }
 
 
 def _fingerprint(dataset: Dataset) -> str:
-    digest = hashlib.sha256(np.ascontiguousarray(dataset.inputs).data)
+    inputs = dataset.inputs
+    digest = hashlib.sha256(
+        inputs.fingerprint() if isinstance(inputs, ImageFiles) else np.ascontiguousarray(inputs).data
+    )
     digest.update(np.ascontiguousarray(dataset.labels).data)
     return digest.hexdigest()
 

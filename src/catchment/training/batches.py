@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from catchment.data import Dataset
-from catchment.training.config import parse_augmentation
+from catchment.data import Dataset, ImageFiles
+from catchment.training.config import parse_augmentation, parse_step
 
 Column = Tensor | Callable[[Tensor, Tensor], Tensor]
 
@@ -23,9 +23,20 @@ def epoch_generator(seed: int, epoch: int) -> torch.Generator:
 
 
 def check_augmentation(steps: tuple[str, ...], dataset: Dataset) -> None:
-    """Raise a ValueError if there are steps, and no images to take them."""
+    """Raise a ValueError if the data can't take the steps, or what a step needs is not installed."""
     if steps and not dataset.is_image:
         raise ValueError(f"augmentation is {', '.join(steps)}, and {dataset.name} is a table: leave it out")
+    kinds = {parse_step(step)[0] for step in steps}
+    if "random-crop" in kinds and not isinstance(dataset.inputs, ImageFiles):
+        raise ValueError(
+            f"augmentation is random-crop, and the images of {dataset.name} have no more than their "
+            f"{dataset.inputs.shape[1]} pixels to cut from: use crop:P"
+        )
+    if "color-jitter" in kinds:
+        try:
+            import torchvision.transforms.v2  # noqa: F401
+        except ImportError:
+            raise ValueError('color-jitter needs torchvision: pip install "catchment[vision]"') from None
 
 
 def inputs_on_device(dataset: Dataset, device: torch.device) -> Tensor:
@@ -107,14 +118,7 @@ class TrainingBatches:
         self.target = torch.from_numpy(dataset.labels).to(device)
         self.device, self.seed, self.augmentation = device, seed, augmentation
         self.rank, self.world_size = rank, world_size
-        self.columns = dict(columns or {})
-        for name, column in self.columns.items():
-            if not callable(column):
-                if len(column) != len(dataset):
-                    raise ValueError(
-                        f"column {name!r} has {len(column)} rows for {len(dataset)} samples: give one each"
-                    )
-                self.columns[name] = torch.as_tensor(column).to(device)
+        self.columns = columns_on_device(columns, len(dataset), device)
         self.bounds = batch_bounds(len(dataset), batch_size, world_size)
 
     def __len__(self) -> int:
@@ -129,19 +133,39 @@ class TrainingBatches:
             index = order[start:stop][self.rank :: self.world_size]
             inputs = augment(self.inputs[index], index)
             progress = (epoch + step / len(self)) / num_epochs
-            batch = {
-                "inputs": inputs,
-                "target": self.target[index],
-                "index": index,
-                "progress": torch.tensor(progress, device=self.device),
-            }
-            for name, column in self.columns.items():
-                if isinstance(column, Tensor):
-                    batch[name] = column[index]
-                else:
-                    with torch.no_grad():
-                        batch[name] = column(inputs, index)
-            yield batch
+            yield full_batch(inputs, self.target[index], index, progress, self.columns)
+
+
+def columns_on_device(
+    columns: Mapping[str, Column] | None, num_samples: int, device: torch.device
+) -> dict[str, Column]:
+    """Columns that are arrays, moved to the device; functions as they are."""
+    placed = dict(columns or {})
+    for name, column in placed.items():
+        if not callable(column):
+            if len(column) != num_samples:
+                raise ValueError(f"column {name!r} has {len(column)} rows for {num_samples} samples: give one each")
+            placed[name] = torch.as_tensor(column).to(device)
+    return placed
+
+
+def full_batch(
+    inputs: Tensor, target: Tensor, index: Tensor, progress: float, columns: Mapping[str, Column]
+) -> dict[str, Tensor]:
+    """A batch as the loop takes it, with its rows of the columns."""
+    batch = {
+        "inputs": inputs,
+        "target": target,
+        "index": index,
+        "progress": torch.tensor(progress, device=inputs.device),
+    }
+    for name, column in columns.items():
+        if isinstance(column, Tensor):
+            batch[name] = column[index]
+        else:
+            with torch.no_grad():
+                batch[name] = column(inputs, index)
+    return batch
 
 
 def batch_bounds(num_samples: int, batch_size: int, world_size: int) -> list[tuple[int, int]]:

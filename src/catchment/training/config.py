@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import asdict, dataclass, fields
 from numbers import Integral, Real
 from typing import Any
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("cosine", "step", "plateau", "constant")
+# steps of augmentation that take a part of an image, and so come first
+_CUTS = ("random-resized-crop", "random-crop")
+_SHARE = re.compile(r"[0-9]+(\.[0-9]+)?")
 # annotation of a setting -> what its value must be, and in words
 _KINDS: dict[Any, tuple[type, str]] = {
     "int": (Integral, "a whole number"),
@@ -38,12 +42,18 @@ class TrainingConfig:
         clip_norm: gradients are clipped to this norm; 0 turns it off.
         early_stopping: stop after so many epochs without a better validation accuracy, and restore the best epoch;
             0 turns it off, and the last epoch counts.
-        augmentation: "crop:P" and "flip"; None takes what the data set wants.
+        augmentation: steps for images, done in this order; None takes what the data set wants. "crop:P" pads P pixels
+            and crops back, "flip" mirrors half of the images, "cutout:P" fills a square of P pixels with the mean
+            colour, "color-jitter:B:C:S:H" changes brightness, contrast, saturation and hue by up to these shares.
+            What is cut from an image comes first: "random-resized-crop" takes 8 to 100 % of its area, resized;
+            "random-crop", of images on disk, a random place instead of the middle.
         bf16: bfloat16 autocast.
         channels_last: memory format of images.
         compile: torch.compile the model.
         device: as torch names it; "auto" is CUDA where there is one.
         threads: of the CPU; 0 chooses (one for small nets, where more cost more than they bring).
+        workers: processes that prepare the images of a training set that is on disk, or of augmentation steps other
+            than crop and flip; 0 chooses (one for each processor, 8 at most).
         seed: of weights, order, augmentation and dropout.
 
     Raises:
@@ -69,6 +79,7 @@ class TrainingConfig:
     compile: bool = False
     device: str = "auto"
     threads: int = 0
+    workers: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -84,7 +95,8 @@ class TrainingConfig:
             self.learning_rate > 0 and math.isfinite(self.learning_rate),
             f"learning_rate is {self.learning_rate}: give a finite number above 0",
         )
-        for name in ("momentum", "weight_decay", "l1", "step_factor", "clip_norm", "early_stopping", "threads", "seed"):
+        at_least_0 = ("momentum", "weight_decay", "l1", "step_factor", "clip_norm", "early_stopping")
+        for name in (*at_least_0, "threads", "workers", "seed"):
             value = getattr(self, name)
             _require(value >= 0 and math.isfinite(value), f"{name} is {value}: give a finite number of at least 0")
         # scikit-learn, which holds out the test part, takes no more than 32 bits
@@ -101,8 +113,9 @@ class TrainingConfig:
             self.augmentation is None or isinstance(self.augmentation, tuple | list),
             f"augmentation is {self.augmentation!r}: give a tuple of steps, or None",
         )
-        for step in self.augmentation or ():
-            parse_augmentation(step)
+        for position, step in enumerate(self.augmentation or ()):
+            is_cut = parse_step(step)[0] in _CUTS
+            _require(not is_cut or position == 0, f"augmentation has {step} after another step: put it first, alone")
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON keeps it."""
@@ -119,12 +132,30 @@ class TrainingConfig:
 
 
 def parse_augmentation(step: str) -> int:
-    """The padding of "crop:P"; 0 for "flip"."""
-    kind, _, padding = str(step).partition(":")
-    if kind == "crop" and padding.isdecimal() and int(padding) > 0:
-        return int(padding)
-    _require(step == "flip", f"augmentation is {step!r}: use crop:P (P pixels of padding) and flip")
-    return 0
+    """The padding of "crop:P"; 0 for other steps."""
+    kind, numbers = parse_step(step)
+    return int(numbers[0]) if kind == "crop" else 0
+
+
+def parse_step(step: str) -> tuple[str, tuple[float, ...]]:
+    """A step of augmentation and its numbers.
+
+    >>> parse_step("color-jitter:0.4:0.4:0.4:0.2")
+    ('color-jitter', (0.4, 0.4, 0.4, 0.2))
+    """
+    kind, *given = str(step).split(":")
+    if kind in (*_CUTS, "flip") and not given:
+        return kind, ()
+    if kind in ("crop", "cutout") and len(given) == 1 and given[0].isdecimal() and int(given[0]) > 0:
+        return kind, (float(given[0]),)
+    if kind == "color-jitter" and len(given) == 4 and all(_SHARE.fullmatch(number) for number in given):
+        strengths = tuple(float(number) for number in given)
+        if strengths[3] <= 0.5:
+            return kind, strengths
+    raise ValueError(
+        f"augmentation is {step!r}: use crop:P (P pixels of padding), flip, cutout:P (P pixels wide), "
+        "color-jitter:B:C:S:H (hue 0.5 at most), and first of all random-resized-crop or random-crop"
+    )
 
 
 def _check_kind(name: str, value: Any, kind: type, in_words: str) -> None:

@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from catchment import metrics
-from catchment.data import IGNORE_INDEX, UNKNOWN_CLASS, Dataset
+from catchment.baselines.unknowns import SCORES
+from catchment.data import IGNORE_INDEX, UNKNOWN_CLASS, Dataset, ImageFiles
 from catchment.objective import Model
 from catchment.training.batches import inputs_on_device
+from catchment.training.streaming import stream_in_order
 
 
 @dataclass(frozen=True)
@@ -33,14 +35,20 @@ class Predictions:
 
 
 @torch.no_grad()
-def predict(model: Model, dataset: Dataset, *, batch_size: int = 1024) -> Predictions:
-    """The model's outputs in eval mode for every row, in order."""
+def predict(model: Model, dataset: Dataset, *, batch_size: int = 1024, workers: int = 0) -> Predictions:
+    """The model's outputs in eval mode for every row, in order.
+
+    Images on disk are decoded by so many ``workers`` (0 chooses), and go through in batches of 128 at most.
+    """
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
     try:
-        inputs = inputs_on_device(dataset, device)
-        logits = torch.cat([model.net(part)["logits"].float() for part in torch.split(inputs, batch_size)]).cpu()
+        if isinstance(dataset.inputs, ImageFiles):
+            parts = stream_in_order(dataset.inputs, device, batch_size=batch_size, workers=workers)
+        else:
+            parts = iter(torch.split(inputs_on_device(dataset, device), batch_size))
+        logits = torch.cat([model.net(part)["logits"].float().cpu() for part in parts])
     finally:
         model.train(was_training)
     objective = model.objective
@@ -62,8 +70,10 @@ def prediction_metrics(model: Model, predictions: Predictions, dataset: Dataset)
 
     Keys: ``accuracy``; ``nll``, ``brier``, ``ece`` where probabilities sum to 1; ``aurc``, of the unknown score against
     errors; where some samples are of no known class, ``unknown_auroc``, ``unknown_average_precision`` and
-    ``unknown_fpr_at_95_tpr``; and, for objectives with outputs beyond the classes, ``extra_output_known`` and
-    ``extra_output_unknown``: the share of samples whose arg-max over all outputs is such an output.
+    ``unknown_fpr_at_95_tpr`` of the unknown score, and ``unknown_auroc_msp`` and ``unknown_auroc_energy`` of the scores
+    that any softmax classifier offers (see :mod:`catchment.baselines.unknowns`); and, for objectives with outputs
+    beyond the classes, ``extra_output_known`` and ``extra_output_unknown``: the share of samples whose arg-max over all
+    outputs is such an output.
     """
     labels = dataset.labels
     known, unknown = labels >= 0, labels == UNKNOWN_CLASS
@@ -83,6 +93,10 @@ def prediction_metrics(model: Model, predictions: Predictions, dataset: Dataset)
         result["unknown_auroc"] = metrics.auroc(score, unknown[judged])
         result["unknown_average_precision"] = metrics.average_precision(score, unknown[judged])
         result["unknown_fpr_at_95_tpr"] = metrics.fpr_at_tpr(score, unknown[judged], tpr=0.95)
+        if model.objective.exclusive:
+            class_logits = predictions.logits[torch.from_numpy(judged), : probabilities.shape[1]]
+            for name, function in SCORES.items():
+                result[f"unknown_auroc_{name}"] = metrics.auroc(function(class_logits), unknown[judged])
     if model.objective.extra_outputs:
         extra = predictions.logits.argmax(1).numpy() >= probabilities.shape[1]
         for name, rows in (("known", known), ("unknown", unknown)):

@@ -30,6 +30,7 @@ from catchment.training.distributed import (
     rank_and_world_size,
 )
 from catchment.training.evaluation import validation_metrics
+from catchment.training.streaming import StreamedBatches, make_batches
 
 HISTORY = "history.jsonl"
 # Below this many floating-point operations a step (forward), threads wait for each other longer than they work.
@@ -41,8 +42,8 @@ class TrainingResult:
     """What came of a training run.
 
     Args:
-        history: one row per epoch: ``epoch`` (from 1), ``train_loss``, ``learning_rate``, ``seconds``, and with a
-            validation set ``validation_accuracy`` and ``validation_nll``.
+        history: one row per epoch: ``epoch`` (from 1), ``train_loss``, ``learning_rate``, ``seconds``, with a
+            validation set ``validation_accuracy`` and ``validation_nll``, and now and then what ``evaluate`` gives.
         reported_epoch: whose weights the model holds: the last, or the best on the validation set under early stopping.
         threads: of the CPU.
         device: that it ran on.
@@ -64,6 +65,8 @@ def train(
     folder: Path | None = None,
     resume: bool = False,
     on_epoch: Callable[[dict[str, Any]], None] = lambda row: None,
+    evaluate: Callable[[Model], dict[str, float]] = lambda model: {},
+    evaluate_every: int = 0,
 ) -> TrainingResult:
     """Train ``model`` in place.
 
@@ -81,6 +84,8 @@ def train(
         folder: where ``history.jsonl`` and the checkpoint go; None keeps nothing on disk.
         resume: go on from the checkpoint in ``folder``, if there is one.
         on_epoch: called with each new row of the history.
+        evaluate: gives further numbers for the history, which decide nothing.
+        evaluate_every: epochs between two calls of ``evaluate``, which is also called after the last one; 0: never.
 
     Raises:
         ValueError: the data doesn't suit the objective or the settings, or the loss stops being finite.
@@ -93,7 +98,7 @@ def train(
     model.to(device)
     if config.channels_last:
         model.net.to(memory_format=torch.channels_last)
-    batches = TrainingBatches(
+    batches = make_batches(
         dataset,
         batch_size=config.batch_size,
         device=device,
@@ -102,10 +107,11 @@ def train(
         columns=columns,
         rank=rank,
         world_size=world_size,
+        workers=config.workers,
     )
     threads = config.threads or choose_threads(model, batches.inputs[: config.batch_size])
     with cpu_threads(threads), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        run = _Run(model, batches, config, validation, folder if rank == 0 else None)
+        run = _Run(model, batches, config, validation, folder if rank == 0 else None, evaluate, evaluate_every)
         run.start(resume)
         run.epochs(on_epoch)
     return TrainingResult(run.history, run.reported_epoch, threads, str(device))
@@ -117,12 +123,15 @@ class _Run:
     def __init__(
         self,
         model: Model,
-        batches: TrainingBatches,
+        batches: TrainingBatches | StreamedBatches,
         config: TrainingConfig,
         validation: Dataset | None,
         folder: Path | None,
+        evaluate: Callable[[Model], dict[str, float]],
+        evaluate_every: int,
     ) -> None:
         self.model, self.batches, self.config, self.validation = model, batches, config, validation
+        self.evaluate, self.evaluate_every = evaluate, evaluate_every
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = make_optimizer(self.parameters, config)
         self.scheduler = make_scheduler(self.optimizer, config)
@@ -161,6 +170,8 @@ class _Run:
             row = {"epoch": len(self.history) + 1, "train_loss": train_loss, "learning_rate": learning_rate}
             if self.validation is not None:
                 row |= from_first_process(validation_metrics(self.model, self.validation))
+            if self.evaluate_every and (row["epoch"] % self.evaluate_every == 0 or row["epoch"] == self.config.epochs):
+                row |= from_first_process(self.evaluate(self.model))
             self._step_scheduler(row)
             row["seconds"] = time.perf_counter() - started
             self.history.append(row)
@@ -309,6 +320,11 @@ def check_trainable(
 ) -> None:
     """Raise a ValueError if the data doesn't suit the objective or the settings; ``train`` asks before it begins."""
     objective = model.objective
+    if dataset.is_multi_label and objective.exclusive:
+        raise ValueError(
+            f"{dataset.name} has any number of labels per sample, and {type(objective).__name__} takes one: "
+            "choose an objective for many labels"
+        )
     if not (dataset.labels >= 0).any() and not objective.accepts_unknown:
         raise ValueError(f"{dataset.name} has no labelled sample: give labels")
     count = int((dataset.labels == UNKNOWN_CLASS).sum())
@@ -322,5 +338,5 @@ def check_trainable(
         raise ValueError(f"{type(objective).__name__} needs the column {missing[0]!r}: give it as columns={{...}}")
     if config.early_stopping and validation is None:
         raise ValueError("early stopping needs a validation set: hold one out, with --validation 0.1 for example")
-    check_augmentation(config.augmentation or (), dataset)
+    check_augmentation(dataset.augmentation if config.augmentation is None else config.augmentation, dataset)
     batch_bounds(len(dataset), config.batch_size, rank_and_world_size()[1])
