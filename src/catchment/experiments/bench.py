@@ -319,7 +319,10 @@ def _worker(pending: _Pending, options: _Options, sender: Connection, parent: in
     torch.set_num_threads(options.threads)
 
     def tell(event: Event) -> None:
-        sender.send((event.kind, event.run.key, dict(event.row)))
+        try:
+            sender.send((event.kind, event.run.key, dict(event.row)))
+        except BrokenPipeError:  # the parent has died: as an error of the run, this would be recorded as its failure
+            os._exit(1)
 
     try:
         _work(pending, options, tell)
