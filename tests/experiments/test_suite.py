@@ -108,7 +108,20 @@ def test_a_run_that_two_settings_share_is_one_run():
 def test_a_key_is_the_same_in_every_process():
     """Finished runs are found by it: if this changes, everyone's are done again."""
     (run,) = plan(parse_suite(SMALLEST, "smallest.toml"), Selection(seeds=(7,)))
-    assert run.key == "8ba3f6b93684fbbc"
+    assert run.key == "05667dbb790e4aa0"
+
+
+def test_what_keys_leave_out_stays_what_it_is():
+    """A default that changed would give old results to new runs; a new setting must have what was done without it."""
+    values = RunConfig().to_dict()
+    training = values.pop("training")
+    kept = {"data": "digits", "noise": None, "imbalance": None, "unknowns": None, "net": "auto", "validation": 0.0}
+    kept |= {"max_train_samples": 0, "validation_labels": "noisy", "judged_on": "test", "objective": "drainage"}
+    assert {name: values[name] for name in kept} == kept
+    kept = {"epochs": 30, "batch_size": 64, "optimizer": "sgd", "learning_rate": 0.05, "momentum": 0.9, "l1": 0.0}
+    kept |= {"nesterov": False, "weight_decay": 0.0, "schedule": "cosine", "step_size": 10, "step_factor": 0.1}
+    kept |= {"clip_norm": 5.0, "early_stopping": 0, "augmentation": None, "bf16": False, "seed": 0}
+    assert {name: training[name] for name in kept} == kept
 
 
 def test_a_key_leaves_out_what_does_not_change_the_result():

@@ -190,16 +190,20 @@ class BenchRun:
 
     @property
     def key(self) -> str:
-        """A hash of what decides the result: equal runs, of two settings for example, are done once."""
-        values = self.config.to_dict()
+        """A hash of what decides the result: equal runs, of two settings for example, are done once.
+
+        What has its default value stays out, so that results outlive new settings.
+        """
+        values, defaults = self.config.to_dict(), RunConfig().to_dict()
         del values["eval_every"], values["data_dir"]
+        training, usual = values.pop("training"), defaults["training"]
         floats = {field.name for field in fields(TrainingConfig) if field.type == "float"}
-        values["training"] = {
-            k: float(v) if k in floats else v for k, v in values["training"].items() if k not in _MACHINE
+        decisive: dict[str, Any] = {k: v for k, v in values.items() if v != defaults[k]}
+        decisive["training"] = {
+            k: float(v) if k in floats else v for k, v in training.items() if k not in _MACHINE and v != usual[k]
         }
-        values["validation"] = float(values["validation"])
-        values["parameters"] = {k: _plain_number(v) for k, v in values["parameters"].items()}
-        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+        decisive["parameters"] = {k: _plain_number(v) for k, v in values["parameters"].items()}
+        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
 
     def describe(self) -> str:
         """In words, for progress and messages."""
