@@ -231,7 +231,8 @@ BAD = {
     "mapping of symmetric noise": (
         'noise = "symmetric:0.4"', 'noise = "symmetric:0.4"\nmapping = "mnist"', "'symmetric 0.4'", "leave it out",
     ),
-    "noise that needs a second data set": ("symmetric:0.4", "open-set:0.4", "'open-set:0.4'", "leave it out"),
+    "noise that needs a second data set": ("symmetric:0.4", "open-set:0.4", "'symmetric 0.4'", "give both or neither"),
+    "unknown activation": ('name = "tiny"', 'name = "tiny"\nactivation = "rely"', "'rely'", "did you mean 'relu'?"),
     "mapping without noise": ('noise = "symmetric:0.4"', 'mapping = "mnist"', "'symmetric 0.4'", "leave it out"),
     "unknown mapping": (
         'noise = "symmetric:0.4"', 'noise = "asymmetric:0.4"\nmapping = "minst"', "'minst'", "did you mean 'mnist'?",
@@ -580,3 +581,34 @@ def test_a_suite_of_ones_own_runs_from_its_file_to_its_table(tmp_path, monkeypat
     assert line.rate_realised == numbers["noise_rate_realised"] == pytest.approx(1 / 3, abs=0.02)
     assert f'href="runs/{row["key"]}/report.html"' in (out / "report.html").read_text()
     run_all(plan(suite, Selection()), out, workers=1, device="cpu", listen=lambda event: pytest.fail("it is done"))
+
+
+def test_a_disturbance_may_have_data_of_its_own_and_a_method_its_own_net(tmp_path):
+    text = (
+        SMALLEST.replace("methods = ", "# ")
+        + """
+[[methods]]
+objective = "drainage"
+[[disturbances]]
+name = "people"
+data = "cifar10n:worse"
+[[disturbances]]
+name = "rare and strange"
+noise = "open-set:0.2"
+outside = "mnist"
+unknowns = "others.npz"
+imbalance = "long-tail:10"
+[[methods]]
+name = "wide"
+objective = "cross-entropy"
+net = "cnn8"
+activation = "selu"
+"""
+    )
+    (tmp_path / "others.npz").touch()
+    suite = parse_suite(text, str(tmp_path / "suite.toml"))
+    assert suite.sources == ("digits", "cifar10n:worse", "mnist", str(tmp_path / "others.npz"))
+    people, _, _, rare = (run.config for run in plan(suite, Selection(seeds=(0,))))
+    assert (people.data, people.noise, people.net, people.activation) == ("cifar10n:worse", None, "auto", "relu")
+    assert (rare.data, rare.noise, rare.outside, rare.imbalance) == ("digits", "open-set:0.2", "mnist", "long-tail:10")
+    assert (rare.unknowns, rare.net, rare.activation) == (str(tmp_path / "others.npz"), "cnn8", "selu")

@@ -197,12 +197,23 @@ def test_torchvision_sees_gray_images_as_three_equal_channels():
     torch.testing.assert_close(gray(x)["logits"], colour.eval()(x.repeat(1, 3, 1, 1))["logits"])
 
 
-@pytest.mark.parametrize("name", ["resnet", "", "small_cnn", "resnet18", "timm"])
-def test_an_unknown_net_lists_those_there_are(name):
-    with pytest.raises(ValueError, match=r"there is no net|can't make") as caught:
-        create_net(name, GRAY, ct.CrossEntropy())
-    if "timm" not in name:
-        assert all(known in str(caught.value) for known in NETS)
+def test_an_unknown_net_names_the_nearest_or_lists_those_there_are():
+    with pytest.raises(ValueError, match=r"there is no net 'small_cnn': did you mean 'small-cnn'\?$"):
+        create_net("small_cnn", GRAY, ct.CrossEntropy())
+    with pytest.raises(ValueError, match="there is no net ''") as caught:
+        create_net("", GRAY, ct.CrossEntropy())
+    assert all(known in str(caught.value) for known in NETS)
+
+
+def test_published_weights_are_named_after_a_colon_and_not_fetched_for_a_net_whose_weights_are_loaded():
+    statistics = torch.zeros(3), torch.ones(3)
+    with pytest.raises(ValueError, match=r"no weights 'IMAGENET1K_V3': did you mean 'IMAGENET1K_V1'\?"):
+        create_net("torchvision/resnet18:IMAGENET1K_V3", COLOUR, ct.CrossEntropy(), statistics)
+    with pytest.raises(ValueError, match="use timm/resnet10t:pretrained"):
+        create_net("timm/resnet10t:best", COLOUR, ct.CrossEntropy(), statistics)
+    named = create_net("torchvision/resnet18:IMAGENET1K_V1", COLOUR, ct.CrossEntropy())
+    plain = create_net("torchvision/resnet18", COLOUR, ct.CrossEntropy())
+    assert named.state_dict().keys() == plain.state_dict().keys()
 
 
 @pytest.mark.parametrize("name", ["small-cnn", "timm/resnet10t", "torchvision/resnet18"])

@@ -51,6 +51,7 @@ class RunConfig:
         objective: a name that ``create_objective`` knows.
         parameters: of the objective.
         net: a name that ``create_net`` knows.
+        activation: of the net, likewise.
         max_train_samples: how many training samples to keep, the same share of each class and the same ones for every
             seed; 0 keeps all.
         validation: share of the training set held out for validation; 0 holds out none.
@@ -76,6 +77,7 @@ class RunConfig:
     objective: str = "drainage"
     parameters: dict[str, Any] = field(default_factory=dict)
     net: str = "auto"
+    activation: str = "relu"
     max_train_samples: int = 0
     validation: float = 0.0
     validation_labels: str = "noisy"
@@ -322,7 +324,9 @@ def create_model(config: RunConfig, dataset: Dataset) -> Model:
     objective = create_objective(config.objective, num_classes=dataset.num_classes, **config.parameters)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.training.seed)
-        net = create_net(config.net, InputFormat.of(dataset), objective, input_statistics(dataset))
+        net = create_net(
+            config.net, InputFormat.of(dataset), objective, input_statistics(dataset), activation=config.activation
+        )
     return Model(net, objective)
 
 
@@ -343,7 +347,7 @@ def load_run(folder: Path) -> tuple[Model, InputFormat, dict[str, Any]]:
     input_format = InputFormat.from_dict(record["input_format"])
     objective = create_objective(config.objective, num_classes=len(input_format.class_names), **config.parameters)
     objective.setup(num_samples=record["train_samples"], class_counts=torch.tensor(record["class_counts"]))
-    model = Model(create_net(config.net, input_format, objective), objective)
+    model = Model(create_net(config.net, input_format, objective, activation=config.activation), objective)
     model.load_inference_state(load_file(folder / WEIGHTS))
     return model.eval(), input_format, record
 

@@ -20,6 +20,7 @@ from catchment.experiments.run import RunConfig
 from catchment.methods import create_objective
 from catchment.nearest import did_you_mean
 from catchment.nets import NETS
+from catchment.nets.activations import ACTIVATIONS
 from catchment.training.config import TrainingConfig
 
 FOLDER = resources.files("catchment.experiments") / "suites"
@@ -43,6 +44,9 @@ _RUN_KEYS: dict[str, type[Any]] = {
     "image_size": int,
     "validation": float,
     "validation_labels": str,
+    "activation": str,
+    "imbalance": str,
+    "unknowns": str,
 }
 _KEYS = (
     *("name", "title", "about", "data", "net", "seeds", "training", "metrics", "disturbances", "methods"),
@@ -75,11 +79,19 @@ class Metric:
 
 @dataclass(frozen=True)
 class Disturbance:
-    """What is done to the training set: a name, and noise as ``--noise`` and ``--mapping`` take it."""
+    """What is done to the data: a name, and what else the options of those names take.
+
+    ``data`` and ``test`` stand in for the suite's: labels that people gave, or another test set.
+    """
 
     name: str
     noise: str | None = None
     mapping: str | None = None
+    imbalance: str | None = None
+    outside: str | None = None
+    unknowns: str | None = None
+    data: str | None = None
+    test: str | None = None
 
     @property
     def rate(self) -> float | None:
@@ -95,11 +107,13 @@ class Disturbance:
 
 @dataclass(frozen=True)
 class SuiteMethod:
-    """A row of the table: an objective with its parameters."""
+    """A row of the table: an objective with its parameters, and its own net and activation where it has them."""
 
     name: str
     objective: str
     parameters: Mapping[str, Any]
+    net: str | None = None
+    activation: str | None = None
 
 
 @dataclass(frozen=True)
@@ -144,9 +158,17 @@ class Suite:
     published: tuple[Published, ...]
 
     @property
+    def sources(self) -> tuple[str, ...]:
+        """The data sets that it takes, each once."""
+        found = [self.data, self.run.get("test")]
+        for each in self.disturbances:
+            found += [each.data, each.test, each.outside, each.unknowns]
+        return tuple(dict.fromkeys(name for name in found if name is not None))
+
+    @property
     def missing(self) -> str | None:
         """What keeps the suite from running here, in a sentence; None if nothing does."""
-        for data in (self.data, *([self.run["test"]] if "test" in self.run else [])):
+        for data in self.sources:
             if not is_known(data) and not Path(data).exists():
                 hint = did_you_mean(data, sorted(KNOWN), "known are")
                 return (
@@ -264,7 +286,7 @@ def parse_suite(text: str, where: str) -> Suite:
         seeds=tuple(_take(values, "seeds", list, where, [0, 1, 2])),
         training=_take(values, "training", dict, where, {}),
         metrics=tuple(_records(Metric, values, "metrics", where)),
-        disturbances=tuple(_records(Disturbance, values, "disturbances", where)) or (Disturbance("none"),),
+        disturbances=_disturbances(values, where) or (Disturbance("none"),),
         methods=_methods(values, where),
         settings=_settings(values, where),
         tuning=_tuning(values, where),
@@ -338,14 +360,17 @@ def _config(
 ) -> RunConfig:
     of_method = setting.methods.get(method.name, {})
     training = TrainingConfig.from_dict({**suite.training, **setting.training, **of_method, **variant, "seed": seed})
+    own = {key: value for part in (disturbance, method) for key, value in vars(part).items() if value is not None}
+    del own["name"]
     config = RunConfig(
-        data=suite.data,
-        noise=disturbance.noise,
-        mapping=disturbance.mapping,
-        objective=method.objective,
-        parameters=dict(method.parameters),
+        **{
+            "data": suite.data,
+            **suite.run,
+            "drop_columns": tuple(suite.run.get("drop_columns", ())),
+            **own,
+            "parameters": dict(method.parameters),
+        },
         training=training,
-        **{**suite.run, "drop_columns": tuple(suite.run.get("drop_columns", ()))},
     )
     if selection.budget == "quick":
         training = replace(training, epochs=min(training.epochs, QUICK_EPOCHS))
@@ -371,11 +396,20 @@ def _data(name: str, where: str) -> str:
     return str(beside) if not is_known(name) and Path(where).is_absolute() and beside.exists() else name
 
 
+def _disturbances(values: dict[str, Any], where: str) -> tuple[Disturbance, ...]:
+    found = []
+    for entry in _records(Disturbance, values, "disturbances", where):
+        sources = {key: getattr(entry, key) for key in ("data", "test", "outside", "unknowns")}
+        found.append(replace(entry, **{key: _data(name, where) for key, name in sources.items() if name is not None}))
+    return tuple(found)
+
+
 def _methods(values: dict[str, Any], where: str) -> tuple[SuiteMethod, ...]:
     methods = []
     for entry in _tables(values, "methods", where):
         at = f"{where}, methods"
-        _check_keys(entry, ("name", "objective", "parameters"), required=("objective",), where=at)
+        known = [field.name for field in fields(SuiteMethod)]
+        _check_keys(entry, known, required=("objective",), where=at)
         name = _take(entry, "name", str, at, entry["objective"])
         parameters = _take(entry, "parameters", dict, at, {})
         _take(entry, "objective", str, at)
@@ -385,7 +419,8 @@ def _methods(values: dict[str, Any], where: str) -> tuple[SuiteMethod, ...]:
             create_objective(entry["objective"], num_classes=2, **parameters)
         except ValueError as error:
             raise ValueError(f"{at}: {error}") from None
-        methods.append(SuiteMethod(name, entry["objective"], parameters))
+        own = {key: _take(entry, key, str, at) for key in ("net", "activation") if key in entry}
+        methods.append(SuiteMethod(name, entry["objective"], parameters, **own))
     return tuple(methods)
 
 
@@ -433,9 +468,13 @@ def _check(suite: Suite, where: str) -> None:
             raise ValueError(f"{where}: drop_columns has {column!r}: give names of columns in quotes")
     if suite.run.get("image_size", 1) < 1:
         raise ValueError(f"{where}: image_size is {suite.run['image_size']}: give a number of pixels, 1 or more")
-    net = suite.run["net"]
-    if net not in NETS and net.partition("/")[0] not in ("timm", "torchvision"):
-        raise ValueError(f"{where}: there is no net {net!r}: {did_you_mean(net, NETS, 'nets are')}")
+    for net in (suite.run["net"], *(method.net for method in suite.methods)):
+        if net is not None and net not in NETS and net.partition("/")[0] not in ("timm", "torchvision"):
+            raise ValueError(f"{where}: there is no net {net!r}: {did_you_mean(net, NETS, 'nets are')}")
+    for activation in (suite.run.get("activation"), *(method.activation for method in suite.methods)):
+        if activation is not None and activation not in ACTIVATIONS:
+            known_ones = did_you_mean(activation, ACTIVATIONS, "choose one of")
+            raise ValueError(f"{where}: there is no activation {activation!r}: {known_ones}")
     for disturbance in suite.disturbances:
         _check_disturbance(disturbance, f"{where}, disturbances")
     _check_training(suite.training, f"{where}, training")
@@ -477,8 +516,8 @@ def _check_disturbance(disturbance: Disturbance, at: str) -> None:
             raise ValueError(f"{at}: there is no noise {noise!r}: {did_you_mean(kind, KINDS, 'kinds are')}")
         if _takes_rate(kind) and not (disturbance.rate is not None and 0 <= disturbance.rate <= 1):
             raise ValueError(f"{at}: noise is {noise!r}: give a rate from 0 to 1, {kind}:0.4")
-    if noise is not None and noise.partition(":")[0] == "open-set":
-        raise ValueError(f"{at}: noise {noise!r} needs a second data set, which a suite has no key for: leave it out")
+    if (noise is not None and noise.partition(":")[0] == "open-set") != (disturbance.outside is not None):
+        raise ValueError(f"{at}: {disturbance.name!r}: open-set noise and outside go together: give both or neither")
     if mapping is not None and (noise is None or noise.partition(":")[0] != "asymmetric"):
         raise ValueError(f"{at}: {disturbance.name!r} has a mapping, which goes with asymmetric noise: leave it out")
     if mapping is not None and ":" not in mapping and mapping not in MAPPINGS:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,20 @@ from torch import Tensor, nn
 
 from catchment.data import Dataset, ImageFiles, InputFormat
 from catchment.data.images import UnreadableImageError
+from catchment.nearest import did_you_mean
+from catchment.nets.activations import ACTIVATIONS, Activation, relu
+from catchment.nets.small_images import (
+    Backbone,
+    cnn4,
+    cnn8,
+    densenet40,
+    lenet,
+    preact_resnet18,
+    resnet18,
+    resnet34,
+    small_cnn,
+    vgg16,
+)
 from catchment.objective import Objective
 
 # Images on disk that a mean and standard deviation are taken from: plenty, since each has thousands of pixels.
@@ -20,10 +35,30 @@ STATISTICS_SAMPLES = 2000
 NETS = {
     "auto": "small-cnn for images, mlp for tables",
     "small-cnn": "3x3 convolutions with BatchNorm (16, 32 channels; from 24 pixels on 32, 64, 128), a hidden layer",
-    "mlp": "two hidden layers of 128 with ReLU",
-    "timm/NAME": "any timm model, from scratch; needs the extra [vision]",
-    "torchvision/NAME": "any torchvision classification model, from scratch; needs the extra [vision]",
+    "mlp": "two hidden layers of 128",
+    "cnn4": "the 4-layer net of the noisy-label papers for MNIST: 32 and 64 channels, a hidden layer",
+    "cnn8": "their 8-layer net for CIFAR-10: pairs of 64, 128 and 196 channels, a hidden layer",
+    "lenet": "two 5x5 convolutions and two hidden layers, wider than LeCun's",
+    "resnet18": "ResNet-18 for small images: 3x3 stem of stride 1",
+    "resnet34": "ResNet-34 for small images, initialised as the noisy-label papers do",
+    "preact-resnet18": "ResNet-18 with normalisation and activation before each convolution",
+    "vgg16": "VGG-16 for small images, with BatchNorm and without hidden layers",
+    "densenet40": "DenseNet-40 of growth 12 for small images",
+    "timm/NAME": "any timm model; needs the extra [vision]; timm/NAME:pretrained takes its published weights",
+    "torchvision/NAME": "any torchvision classification model; needs [vision]; torchvision/NAME:WEIGHTS takes those",
 }
+_IMAGE_NETS: dict[str, Callable[[tuple[int, ...], Activation], Backbone]] = {
+    "small-cnn": small_cnn,
+    "cnn4": cnn4,
+    "cnn8": cnn8,
+    "lenet": lenet,
+    "resnet18": resnet18,
+    "resnet34": resnet34,
+    "preact-resnet18": preact_resnet18,
+    "vgg16": vgg16,
+    "densenet40": densenet40,
+}
+_SMALLEST_SIDE = {"cnn4": 4, "cnn8": 8, "lenet": 4, "densenet40": 4}
 
 
 class Net(nn.Module):
@@ -100,7 +135,12 @@ def _statistics_of_levels(counts: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
 
 
 def create_net(
-    name: str, input_format: InputFormat, objective: Objective, statistics: tuple[Tensor, Tensor] | None = None
+    name: str,
+    input_format: InputFormat,
+    objective: Objective,
+    statistics: tuple[Tensor, Tensor] | None = None,
+    *,
+    activation: str = "relu",
 ) -> Net:
     """The net called ``name`` for such inputs, with the objective's head.
 
@@ -108,49 +148,49 @@ def create_net(
         name: one of ``NETS``.
         input_format: shape of the inputs, and the classes.
         objective: makes the head.
-        statistics: mean and standard deviation; None where they are loaded afterwards.
+        statistics: mean and standard deviation; None where they, and the weights, are loaded afterwards.
+        activation: one of ``ACTIVATIONS``; the nets of timm and torchvision keep their own.
 
     Raises:
-        ValueError: the name is unknown, or the net doesn't take such inputs.
+        ValueError: a name is unknown, or the net doesn't take such inputs.
     """
     is_image = input_format.kind == "image"
     if name == "auto":
         name = "small-cnn" if is_image else "mlp"
+    if activation not in ACTIVATIONS:
+        known = did_you_mean(activation, ACTIVATIONS, "choose one of")
+        raise ValueError(f"there is no activation {activation!r}: {known}")
     library, _, library_name = name.partition("/")
     if library in ("timm", "torchvision"):
         _require_image(name, is_image)
+        if activation != "relu":
+            raise ValueError(f"{name} has activations of its own: leave --activation out, or choose another net")
+        model, _, weights = library_name.partition(":")
         make = _timm_backbone if library == "timm" else _torchvision_backbone
-        backbone = make(library_name, input_format.shape[-1])
+        backbone = make(model, input_format.shape[-1], weights if statistics is not None else "")
         width = _number_of_features(name, backbone, input_format.shape)
-    elif name == "small-cnn":
+    elif name in _IMAGE_NETS:
         _require_image(name, is_image)
-        backbone, width = small_cnn(input_format.shape)
+        height, width = input_format.shape[:2]
+        if min(height, width) < _SMALLEST_SIDE.get(name, 1):
+            raise ValueError(
+                f"{name} takes images of {_SMALLEST_SIDE[name]} pixels or more on each side, and these have {height} x "
+                f"{width}: resize them by --image-size, or choose small-cnn"
+            )
+        backbone, width = _IMAGE_NETS[name](input_format.shape, ACTIVATIONS[activation])
     elif name == "mlp":
-        backbone, width = mlp(math.prod(input_format.shape))
+        backbone, width = mlp(math.prod(input_format.shape), ACTIVATIONS[activation])
     else:
-        raise ValueError(f"there is no net {name!r}: choose one of {', '.join(NETS)}")
+        raise ValueError(f"there is no net {name!r}: {did_you_mean(name, NETS, 'choose one of')}")
     channels = input_format.shape[-1]
     mean, std = statistics if statistics is not None else (torch.zeros(channels), torch.ones(channels))
     head = objective.make_head(width, len(input_format.class_names))
     return Net(backbone, head, mean=mean, std=std)
 
 
-def small_cnn(shape: tuple[int, ...]) -> tuple[nn.Module, int]:
-    """A small convolutional net for images ``(H, W, C)``, and its number of features."""
-    height, width, channels = shape
-    layers: list[nn.Module] = []
-    for out_channels in (16, 32) if min(height, width) < 24 else (32, 64, 128):
-        layers += [nn.Conv2d(channels, out_channels, 3, padding=1, bias=False), nn.BatchNorm2d(out_channels), nn.ReLU()]
-        layers += [nn.MaxPool2d(2, ceil_mode=True)]
-        channels = out_channels
-    layers += [nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * channels, 128, bias=False)]
-    layers += [nn.BatchNorm1d(128), nn.ReLU()]
-    return nn.Sequential(*layers), 128
-
-
-def mlp(in_features: int) -> tuple[nn.Module, int]:
+def mlp(in_features: int, activation: Activation = relu) -> Backbone:
     """A multilayer perceptron, and its number of features."""
-    layers = [nn.Flatten(), nn.Linear(in_features, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU()]
+    layers = [nn.Flatten(), nn.Linear(in_features, 128), activation(128), nn.Linear(128, 128), activation(128)]
     return nn.Sequential(*layers), 128
 
 
@@ -176,16 +216,18 @@ def _number_of_features(name: str, backbone: nn.Module, shape: tuple[int, ...]) 
     return int(features.shape[1])
 
 
-def _timm_backbone(name: str, channels: int) -> nn.Module:
+def _timm_backbone(name: str, channels: int, weights: str) -> nn.Module:
     timm = _import_vision("timm")
+    if weights not in ("", "pretrained"):
+        raise ValueError(f"timm/{name}:{weights} is not known: use timm/{name}:pretrained")
     try:
-        backbone: nn.Module = timm.create_model(name, pretrained=False, num_classes=0, in_chans=channels)
+        backbone: nn.Module = timm.create_model(name, pretrained=bool(weights), num_classes=0, in_chans=channels)
     except RuntimeError as error:
         raise ValueError(f"timm can't make {name!r}: {error}") from None
     return backbone
 
 
-def _torchvision_backbone(name: str, channels: int) -> nn.Module:
+def _torchvision_backbone(name: str, channels: int, weights: str) -> nn.Module:
     from catchment.drainage import find_classifier
 
     models = _import_vision("torchvision").models
@@ -193,7 +235,11 @@ def _torchvision_backbone(name: str, channels: int) -> nn.Module:
         near = difflib.get_close_matches(name, models.list_models(module=models), n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else "see torchvision.models.list_models()"
         raise ValueError(f"torchvision has no classification model {name!r}: {hint}")
-    backbone: nn.Module = models.get_model(name, weights=None)
+    published = {entry.name for entry in models.get_model_weights(name)}
+    if weights and weights not in published:
+        known = did_you_mean(weights, sorted(published), "it has")
+        raise ValueError(f"torchvision's {name} has no weights {weights!r}: {known}")
+    backbone: nn.Module = models.get_model(name, weights=weights or None)
     if getattr(backbone, "aux_logits", False):
         raise ValueError(f"torchvision's {name!r} has auxiliary outputs: choose another net, or timm's")
     classifier_name = find_classifier(backbone)
