@@ -36,14 +36,16 @@ class Target(NamedTuple):
     Args:
         labels: class indices ``(N, d...)``, 0 where ignored, or class probabilities ``(N, C, d...)``.
         is_index: which of the two.
-        ignored: ``(N, d...)`` mask of rows left out; None for class probabilities.
+        ignored: ``(N, d...)`` mask of rows left out; None for class probabilities, and where none is known to be.
         weight: ``(N, d...)`` sample weights w[target] or ``sum_c w_c y_c``, 0 where ignored.
+        is_uniform: whether every sample is known to count, with weight 1.
     """
 
     labels: Tensor
     is_index: bool
     ignored: Tensor | None
     weight: Tensor
+    is_uniform: bool = False
 
 
 def prepare_target(
@@ -73,14 +75,25 @@ def prepare_target(
             f"or class probabilities as floats with {num_classes} columns"
         )
     target = target.long()  # in uint8 itself, the class 156 would equal -100
-    _check_indices(target, num_classes, ignore_index)
+    dtype = _loss_dtype(logits)
+    known = _label_range(target)
+    if known is not None:
+        low, high = known
+        if low < 0 or high >= num_classes:
+            _check_indices(target, num_classes, ignore_index)
+        elif weight is None and not low <= ignore_index <= high:
+            return Target(target, True, None, torch.ones_like(target, dtype=dtype), is_uniform=True)
     ignored = target == ignore_index
     labels = target.masked_fill(ignored, 0)
     if weight is None:
-        sample_weight = (~ignored).to(logits.dtype)
+        sample_weight = (~ignored).to(dtype)
     else:
-        sample_weight = weight.to(logits.dtype)[labels].masked_fill(ignored, 0.0)
+        sample_weight = weight.to(dtype)[labels].masked_fill(ignored, 0.0)
     return Target(labels, True, ignored, sample_weight)
+
+
+def _loss_dtype(logits: Tensor) -> torch.dtype:
+    return torch.promote_types(logits.dtype, torch.float32)
 
 
 def _prepare_probabilities(logits: Tensor, target: Tensor, expected: tuple[int, ...], weight: Tensor | None) -> Target:
@@ -90,18 +103,19 @@ def _prepare_probabilities(logits: Tensor, target: Tensor, expected: tuple[int, 
         )
     if _holds((target < 0).any(), target):
         raise ValueError("target holds negative class probabilities: give numbers from 0 to 1")
-    labels = target.to(logits.dtype)
+    dtype = _loss_dtype(logits)
+    labels = target.to(dtype)
     if weight is None:
-        sample_weight = logits.new_ones((logits.shape[0], *logits.shape[2:]))
+        sample_weight = logits.new_ones((logits.shape[0], *logits.shape[2:]), dtype=dtype)
     else:
-        per_class = weight.to(logits.dtype).reshape(1, -1, *[1] * (labels.ndim - 2))
+        per_class = weight.to(dtype).reshape(1, -1, *[1] * (labels.ndim - 2))
         sample_weight = (per_class * labels).sum(1)
     return Target(labels, False, None, sample_weight)
 
 
 def _check_indices(target: Tensor, num_classes: int, ignore_index: int) -> None:
     wrong = ((target < 0) | (target >= num_classes)) & (target != ignore_index)
-    if not _holds(wrong.any(), target):
+    if not wrong.any():
         return
     label = int(target[wrong][0])
     if label == UNKNOWN_CLASS:
@@ -112,6 +126,17 @@ def _check_indices(target: Tensor, num_classes: int, ignore_index: int) -> None:
     raise ValueError(
         f"target holds the label {label}: give 0 to {num_classes - 1}, or {ignore_index} to leave a sample out"
     )
+
+
+def _label_range(target: Tensor) -> tuple[int, int] | None:
+    """The smallest and the largest label, where asking costs nothing: in eager mode on a CPU."""
+    if target.device.type != "cpu" or torch.compiler.is_compiling() or not target.numel():
+        return None
+    try:
+        low, high = target.aminmax()
+        return int(low), int(high)
+    except RuntimeError:  # under vmap and with fake tensors they have no single value
+        return None
 
 
 def _holds(condition: Tensor, target: Tensor) -> bool:
@@ -130,6 +155,8 @@ def reduce_loss(loss: Tensor, target: Target, reduction: str) -> Tensor:
     The mean divides by the sum of the sample weights; with nothing to average it is 0 with a zero gradient
     (``F.cross_entropy`` gives NaN there).
     """
+    if target.is_uniform:
+        return loss if reduction == "none" else loss.sum() if reduction == "sum" else loss.mean()
     if target.ignored is not None:
         loss = loss.masked_fill(target.ignored, 0.0)
     loss = loss * target.weight

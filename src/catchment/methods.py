@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import copy
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 from catchment import drainage
-from catchment.baselines import noisy_labels
+from catchment.baselines import long_tail, noisy_labels, unknowns
+from catchment.baselines.classification_loss import Conventions
 from catchment.nearest import did_you_mean
 from catchment.objective import Method, Objective
 
-_MODULES = (drainage, noisy_labels)
+_MODULES = (drainage, noisy_labels, long_tail, unknowns)
 _METHODS: dict[str, Method] = {method.name: method for module in _MODULES for method in module.METHODS}
 
 
 def list_objectives() -> tuple[Method, ...]:
     """The records of all methods, by name.
 
-    >>> [method.name for method in list_objectives()]
-    ['cross-entropy', 'drainage']
+    >>> [method.name for method in list_objectives()][:4]
+    ['ael', 'agce', 'anl-ce', 'anl-ce-er']
     """
     return tuple(sorted(_METHODS.values(), key=lambda method: method.name))
 
@@ -33,8 +35,9 @@ def create_objective(name: str, *, num_classes: int, **parameters: Any) -> Objec
     >>> create_objective("drainage", num_classes=10, alpha=0.1)
     DrainageLoss(alpha=0.1, beta=10, constant=None)
     """
-    cls = _method(name).cls
-    accepted = inspect.signature(cls).parameters
+    method = _method(name)
+    make = method.make or method.cls
+    accepted = _parameters(make)
     for parameter in parameters:
         if parameter not in accepted:
             known = ", ".join(key for key in accepted if key != "num_classes")
@@ -42,9 +45,17 @@ def create_objective(name: str, *, num_classes: int, **parameters: Any) -> Objec
     if "num_classes" in accepted:
         parameters["num_classes"] = num_classes
     try:
-        return cls(**parameters)
+        return make(**parameters)
     except TypeError as error:
         raise ValueError(f"{name} can't be made with {parameters}: {error}") from None
+
+
+def _parameters(make: Callable[..., Objective]) -> tuple[str, ...]:
+    """The names of the parameters that it takes."""
+    names: list[str] = []
+    for name, parameter in inspect.signature(make).parameters.items():
+        names.extend(Conventions.__annotations__ if parameter.kind is parameter.VAR_KEYWORD else [name])
+    return tuple(names)
 
 
 def preset(objective: str, dataset: str) -> dict[str, dict[str, Any]]:

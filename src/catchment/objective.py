@@ -238,6 +238,7 @@ class Method:
         formula: per sample, in plain text.
         purpose: what it is for, in a few words.
         presets: published settings per data set: ``{"objective": {...}, "training": {...}}``.
+        make: makes the objective from parameters by keyword, where the name stands for a combination; None: ``cls``.
     """
 
     name: str
@@ -248,3 +249,4 @@ class Method:
     formula: str
     purpose: str
     presets: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+    make: Callable[..., Objective] | None = None
