@@ -111,6 +111,32 @@ def load_data(
     return Splits(train, test_part)
 
 
+def load_labelled(
+    source: str | Path,
+    *,
+    label_column: str = "label",
+    drop_columns: Sequence[str] = (),
+    image_size: int | None = None,
+    skip_unreadable: bool = False,
+    data_dir: str | Path | None = None,
+) -> Dataset:
+    """Loads all of one's own data with their labels, nothing held out; of a known data set, its training part.
+
+    Arguments and errors are those of :func:`load_data`.
+
+    Example:
+        >>> len(load_labelled("digits"))
+        1437
+    """
+    if is_known(source):
+        _refuse_drop_columns(source, drop_columns)
+        return _sized(_read_known(str(source), data_dir, skip_unreadable).train, image_size)
+    dataset, remedy = _read_own(_found(source), label_column, drop_columns, image_size, skip_unreadable)
+    if not dataset.is_multi_label:
+        check_classes(dataset, remedy)
+    return dataset
+
+
 def load_inputs(
     source: str | Path,
     like: InputFormat,

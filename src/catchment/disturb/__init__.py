@@ -1,5 +1,6 @@
-"""How good data goes bad: numpy in, numpy out, every draw from a generator that the caller gives."""
+"""How good data goes bad: numpy in, numpy out; labels by a generator that the caller gives, images by a seed."""
 
+from catchment.disturb.corruptions import BENCHMARK_CORRUPTIONS, CORRUPTIONS, EXTRA_CORRUPTIONS, corrupt
 from catchment.disturb.disturbed import Disturbed
 from catchment.disturb.instance import instance_noise
 from catchment.disturb.label_noise import (
@@ -27,14 +28,18 @@ from catchment.disturb.unknown_classes import (
 )
 
 __all__ = [
+    "BENCHMARK_CORRUPTIONS",
     "CIFAR40_UNLABELLED",
     "CIFAR60_KNOWN",
+    "CORRUPTIONS",
+    "EXTRA_CORRUPTIONS",
     "MAPPINGS",
     "Disturbed",
     "OpenSetNoise",
     "asymmetric_noise",
     "cifar60_40",
     "class_proportional_noise",
+    "corrupt",
     "human_noise",
     "instance_noise",
     "long_tail",
