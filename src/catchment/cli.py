@@ -13,6 +13,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -36,6 +37,7 @@ NOISE_HELP = (
 MAPPING_HELP = "Of asymmetric noise: mnist, cifar10, cifar100-blocks, cifar100-superclass, .. or cat:dog,dog:cat."
 EVAL_EVERY_HELP = "Epochs between two looks at the test accuracy, for the history alone; 0: none."
 BUDGET_HELP = "quick: at most 12,000 training samples and 10 epochs."
+APPLY_HELP = "Only write cleaned data, by the decisions that the page exported."
 TENSORBOARD_HELP = "Also write TensorBoard's event files; needs the extra [log]."
 
 Command = Callable[..., Any]
@@ -107,6 +109,18 @@ def _data_dir_option(command: Command) -> Command:
     )(command)
 
 
+def _constants_option(command: Command) -> Command:
+    from catchment.disturb.corruptions import SIDES
+
+    return click.option(
+        "--constants",
+        "corruption_size",
+        type=click.Choice([*SIDES]),
+        default=None,
+        help="Whose constants of a corruption; default: by the images' side of 32, 64 or 224.",
+    )(command)
+
+
 def _training_options(command: Command) -> Command:
     """An option for each setting of TrainingConfig, with its default."""
     from catchment.training.config import OPTIMIZERS, SCHEDULES, TrainingConfig
@@ -127,9 +141,9 @@ def _training_options(command: Command) -> Command:
         "step_factor": "Of step and plateau.",
         "clip_norm": "Clip gradients to this norm; 0: off.",
         "early_stopping": "Epochs without a better validation accuracy; 0: off.",
-        "augmentation": "Steps with commas: crop:P, flip, random-resized-crop, color-jitter:B:C:S:H, cutout:P; none.",
+        "augmentation": "Steps with commas, crop:4,flip for example; none. See docs/datasets-large.md.",
         "bf16": "bfloat16 autocast.",
-        "channels_last": "Memory format of images.",
+        "channels_last": "Keep images with their channels last in memory, which is faster.",
         "compile": "torch.compile the model.",
         "device": "cpu, cuda, cuda:1, .. or auto.",
         "threads": "CPU threads; 0: choose by the net's size.",
@@ -141,7 +155,8 @@ def _training_options(command: Command) -> Command:
         name, value = setting.name, getattr(default, setting.name)
         flags = names.get(name, ["--" + name.replace("_", "-")])
         if isinstance(value, bool):
-            option = click.option(*flags, name, is_flag=True, default=value, help=helps[name])
+            either = f"{flags[0]}/--no-{flags[0].removeprefix('--')}" if value else flags[0]
+            option = click.option(either, name, is_flag=True, default=value, show_default=value, help=helps[name])
         elif name == "augmentation":
             option = click.option(*flags, name, default=None, metavar="STEPS", help=helps[name])
         else:
@@ -169,6 +184,8 @@ def _training_options(command: Command) -> Command:
 @click.option("--objective", default="drainage", show_default=True, help=OBJECTIVE_HELP)
 @click.option("--preset", default=None, help="Published settings for a data set (see list objectives).")
 @click.option("--net", default="auto", show_default=True, help="See list nets.")
+@click.option("--also-test", default="", help="More data sets of the same classes to judge the model by; with commas.")
+@click.option("--activation", default="relu", show_default=True, help="Of the net: relu, prelu, selu or quantile.")
 @click.option(
     "--max-train-samples", default=0, help="Keep so many training samples, stratified; 0: all.", show_default=True
 )
@@ -252,7 +269,8 @@ def _run_config(options: dict[str, Any], given: set[str]) -> Any:
         path = Path(options[key] or "").expanduser()
         if options[key] is not None and not is_known(options[key]) and path.exists():
             options[key] = str(path.absolute())  # the run may be resumed from another folder
-    options["drop_columns"] = _split(options["drop_columns"])
+    for key in ("drop_columns", "also_test"):
+        options[key] = _split(options[key])
     return RunConfig(**options, objective=name, parameters=parameters, training=TrainingConfig(**training))
 
 
@@ -335,14 +353,20 @@ def _print_numbers(metrics: dict[str, Any], out: Path) -> None:
 @_data_dir_option
 @click.option("--label-column", default="label", show_default=True, help="Of a table, if it has labels.")
 @click.option("--skip-unreadable", is_flag=True, help="Leave unreadable images out and count them.")
+@click.option("--corruption", default=None, metavar="NAME:SEVERITY", help="Corrupt the images first: fog:3.")
+@_constants_option
+@click.option("--corruption-seed", type=int, default=0, show_default=True, help="Of the corruption's draws.")
+@click.option("--max-risk", type=float, default=None, help="Accept so that at most this share is wrong: 0.05.")
+@click.option("--delta", type=float, default=0.1, show_default=True, help="How likely --max-risk may fail.")
+@click.option("--calibration", default=None, help="Labelled data for --max-risk; default: the test part of RUN.")
 @click.option("--overwrite", is_flag=True, help="Replace --out if it exists.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, .. or auto.")
 @click.option("--json", "as_json", is_flag=True, help="Print a summary as one JSON object.")
 def predict(run_folder: Path, data: str, out: Path, overwrite: bool, as_json: bool, **options: Any) -> None:
     """Predict for new DATA with the model of a finished RUN.
 
-    Columns of the table: id, predicted, confidence, unknown_score, label and label_score where the data has labels,
-    then a probability for each class.
+    Columns of the table: id, predicted, confidence, unknown_score, accepted (1, or 0: abstain) with --max-risk, label
+    and label_score where the data has labels, then a probability for each class.
     """
     from catchment.experiments.prediction import write_predictions
 
@@ -354,6 +378,49 @@ def predict(run_folder: Path, data: str, out: Path, overwrite: bool, as_json: bo
         return
     skipped = f", {summary['skipped_files']} unreadable files left out" if summary["skipped_files"] else ""
     click.echo(f"{summary['rows']} predictions in {out}{skipped}")
+    if summary["corruption"]:
+        click.echo(f"images {summary['corruption']}")
+    if summary["abstention"] is not None:
+        _print_abstention(summary["abstention"], summary["rows"])
+
+
+def _print_abstention(found: dict[str, Any], rows: int) -> None:
+    click.echo(
+        f"accepted {found['accepted']} of {rows}; of {found['calibration_samples']} calibration samples "
+        f"({found['calibration']}) {found['calibration_accepted']}, {found['calibration_wrong']} of them wrong"
+    )
+    if not found["calibration_accepted"]:
+        click.echo("no threshold could be shown to keep the risk: give more calibration samples, or raise --max-risk")
+        return
+    click.echo(
+        f"promise: {found['promise']}; it fails where calibration labels are wrong, where new data differ from the "
+        "calibration data, and where these helped to choose the model (docs/abstain.md)"
+    )
+
+
+@cli.command()
+@click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--to", required=True, type=click.Choice(["onnx", "torch", "safetensors", "model-card"]), help="Form.")
+@click.option("--out", type=click.Path(path_type=Path), default=None, help="The file; default: in RUN.")
+@click.option("--overwrite", is_flag=True, help="Replace --out if it exists.")
+@click.option("--json", "as_json", is_flag=True, help="Print a summary as one JSON object.")
+def export(run_folder: Path, to: str, out: Path | None, overwrite: bool, as_json: bool) -> None:
+    """Write the model of a finished RUN in a form that needs no catchment.
+
+    onnx is checked with onnxruntime; torch is a torch.export program; safetensors holds the weights and all that says
+    what they are; model-card is Markdown with data, noise, protocol, metrics and limits.
+    """
+    from catchment.export import export_run
+
+    if out is not None and out.exists() and not overwrite:
+        raise ValueError(f"{out} exists: choose another --out, or add --overwrite")
+    written = export_run(run_folder, to, out)
+    if as_json:
+        click.echo(json.dumps(written))
+        return
+    difference = written.get("largest_difference")
+    checked = "" if difference is None else f" (probabilities within {difference:.1g} of torch's)"
+    click.echo(f"{written['path']}{checked}")
 
 
 @cli.command()
@@ -399,6 +466,12 @@ def demo(out: Path, as_json: bool) -> None:
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, .. or auto.")
 @click.option("--eval-every", type=click.IntRange(0), default=0, show_default=True, help=EVAL_EVERY_HELP)
 @click.option("--tensorboard", is_flag=True, help=TENSORBOARD_HELP)
+@click.option(
+    "--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="What does the runs."
+)
+@click.option("--address", default=None, help="Of the Ray cluster; default: a running one, else this machine.")
+@click.option("--cpus-per-run", type=click.FloatRange(0), default=1.0, show_default=True, help="On Ray.")
+@click.option("--gpus-per-run", type=click.FloatRange(0), default=0.0, show_default=True, help="On Ray: 0.25, say.")
 @click.option("--dry-run", is_flag=True, help="Say what would be run, and what is done already.")
 @click.option("--json", "as_json", is_flag=True, help="Print the table as one JSON object.")
 @click.pass_context
@@ -417,6 +490,10 @@ def bench(
     device: str,
     eval_every: int,
     tensorboard: bool,
+    engine: str,
+    address: str | None,
+    cpus_per_run: float,
+    gpus_per_run: float,
     dry_run: bool,
     as_json: bool,
 ) -> int:
@@ -429,6 +506,7 @@ def bench(
     from catchment.experiments import bench as runner
     from catchment.experiments.bench_progress import BenchProgress
     from catchment.experiments.bench_report import write_bench_report
+    from catchment.experiments.ray_engine import run_all_on_ray
     from catchment.experiments.results_table import for_terminal, to_records
     from catchment.experiments.suite import Selection, find_suite, parse_seeds, parse_suite, plan
     from catchment.report import NAME
@@ -451,10 +529,17 @@ def bench(
     if dry_run:
         _print_plan(found, runs, runner.finished_rows(out), as_json)
         return 0
-    missing = found.missing or (not_on_disk(found.data, data_dir) if is_known(found.data) else None)
-    if missing:
-        raise ValueError(missing)
-    workers = workers or runner.default_workers(device)
+    needed = [name for name in found.sources if is_known(name)]
+    absent = [how for how in (not_on_disk(name, data_dir) for name in needed) if how]
+    if found.missing or absent:
+        raise ValueError(found.missing or absent[0])
+    if engine == "local":
+        workers = workers or runner.default_workers(device)
+        run_all: Any = partial(runner.run_all, workers=workers)
+        how = f"{workers} at a time"
+    else:
+        run_all = partial(run_all_on_ray, address=address, cpus_per_run=cpus_per_run, gpus_per_run=gpus_per_run)
+        how = "as tasks on Ray"
     if tensorboard:
         TensorBoardLog(out)  # says now what each run would say
     for note in runner.open_folder(found, text, where, out):
@@ -462,15 +547,14 @@ def bench(
     finished = runner.finished_rows(out)
     keys = {run.key for run in runs}
     left = len(keys - finished.keys())
-    click.echo(f"{found.name}: {len(keys)} runs, {len(keys) - left} done before; {workers} at a time", err=True)
+    click.echo(f"{found.name}: {len(keys)} runs, {len(keys) - left} done before; {how}", err=True)
     if tuning:
         click.echo(f"tuning on 20 % of the training set (seed 42) with {validation_labels} labels", err=True)
     try:
         with BenchProgress(left, found.metrics[0]) as progress:
-            runner.run_all(
+            run_all(
                 runs,
                 out,
-                workers=workers,
                 device=device,
                 data_dir=data_dir,
                 eval_every=eval_every,
@@ -532,15 +616,35 @@ def _print_plan(suite: Any, runs: list[Any], finished: dict[str, Any], as_json: 
 @click.option("--max-train-samples", type=int, default=0, help="Keep so many training samples, stratified; 0: all.")
 @click.option("--label-column", default="label", show_default=True, help="Of a table.")
 @click.option("--image-size", type=int, default=None, help="Resize images to this square.")
+@click.option("--corruption", default=None, help="Of images: all, benchmark (15 of the 19), or names with commas.")
+@_constants_option
+@click.option("--device", default="cpu", show_default=True, help="Where to corrupt: cpu, cuda, ...")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of every draw.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="The .npz to write.")
-@click.option("--overwrite", is_flag=True, help="Replace --out if it exists.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The .npz, or folder of corruptions.")
+@click.option("--overwrite", is_flag=True, help="Replace --out, or the corruptions in it, if they exist.")
 @click.option("--json", "as_json", is_flag=True, help="Print the record as one JSON object.")
-def disturb(seed: int, out: Path, overwrite: bool, as_json: bool, **options: Any) -> None:
+def disturb(
+    seed: int,
+    out: Path,
+    overwrite: bool,
+    as_json: bool,
+    corruption: str | None,
+    corruption_size: str | None,
+    device: str,
+    **options: Any,
+) -> None:
     """Write a spoiled copy of DATA for other programs: an .npz with X, y, y_clean, and the record of what was done.
 
     The same data, noise and seed spoil the same labels as in catchment train.
+
+    With --corruption, write its (test) images under common corruptions instead: a folder in the layout of CIFAR-10-C,
+    five severities of each. Stopped, the same command goes on.
     """
+    if corruption is not None:
+        _corrupt(corruption, out, overwrite, as_json, seed=seed, size=corruption_size, device=device, **options)
+        return
+    if corruption_size is not None:
+        raise ValueError("--constants of no corruption do nothing: add --corruption all")
     from catchment.experiments.run import RunConfig
     from catchment.experiments.spoil import write_spoiled
     from catchment.training.config import TrainingConfig
@@ -556,6 +660,213 @@ def disturb(seed: int, out: Path, overwrite: bool, as_json: bool, **options: Any
     noise = record["noise"]
     changed = "" if noise is None else f", {noise['rate_realised']:.2%} of the labels changed"
     click.echo(f"{record['samples']} training samples of {record['classes']} classes in {out}{changed}")
+
+
+def _corrupt(names: str, out: Path, overwrite: bool, as_json: bool, *, data: str, **options: Any) -> None:
+    from catchment.experiments.corruption import CorruptionProgress, parse_corruptions, write_corruptions
+
+    for name in ("noise", "imbalance", "mapping", "outside", "max_train_samples"):
+        if options.pop(name):
+            flag = "--" + name.replace("_", "-")
+            raise ValueError(f"{flag} is of training labels, and --corruption of test images: ask for one at a time")
+    if out.suffix == ".npz":
+        raise ValueError(f"{out} ends in .npz, but corruptions are written to a folder: name one")
+    chosen = parse_corruptions(names)
+    with CorruptionProgress(chosen) as progress:
+        record = write_corruptions(data, chosen, out, overwrite=overwrite, listen=progress, **options)
+    if as_json:
+        click.echo(json.dumps(record))
+        return
+    count = f"{record['samples']} images x 5 severities x {len(chosen)} corruptions"
+    click.echo(f"{count}, with the constants of {record['size']}, in {out}: {record['note']}")
+
+
+@cli.command()
+@click.argument("data")
+@_data_dir_option
+@click.option("--noise", default=None, help="Spoil the labels first, of data whose labels are right: " + NOISE_HELP)
+@click.option("--mapping", default=None, help=MAPPING_HELP)
+@click.option("--label-column", default="label", show_default=True, help="Of a table.")
+@click.option("--image-size", type=int, default=None, help="Resize images to this square.")
+@click.option("--objective", "objectives", multiple=True, help="A candidate; repeat it; default: six.")
+@click.option("--net", default="auto", show_default=True, help="See list nets.")
+@click.option("--splits", type=int, default=5, show_default=True, help="Random validation splits.")
+@click.option("--validation", type=float, default=0.2, show_default=True, help="Share of the training set in each.")
+@click.option("--max-train-samples", type=int, default=0, help="Keep so many training samples, stratified; 0: all.")
+@click.option("--epochs", type=int, default=30, show_default=True, help="Of every training.")
+@click.option("--batch-size", type=int, default=64, show_default=True, help="Of every training.")
+@click.option("--learning-rate", "--lr", type=float, default=0.05, show_default=True, help="Of SGD, at the start.")
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, .. or auto.")
+@click.option("--threads", type=int, default=0, show_default=True, help="CPU threads; 0: choose by the net's size.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of noise, weights and order.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+def choose(
+    objectives: tuple[str, ...],
+    splits: int,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    device: str,
+    threads: int,
+    seed: int,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Say which objective to take for DATA, and how sure that is, without a clean label.
+
+    Every candidate is trained on the same random splits and compared by its accuracy on the held-out labels as they
+    are. The test part is not looked at. Where noise depends on the class, this can mislead: see docs/choose.md.
+    """
+    from catchment.experiments.choose import CANDIDATES
+    from catchment.experiments.choose import choose as compare
+    from catchment.experiments.run import RunConfig
+    from catchment.training.config import TrainingConfig
+
+    training = TrainingConfig(
+        epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, device=device, threads=threads, seed=seed
+    )
+    config = RunConfig(**options, training=training)
+    candidates = tuple(parse_objective(text) for text in objectives) or CANDIDATES
+    found = compare(
+        config,
+        candidates,
+        splits=splits,
+        on_run=lambda name, split, accuracy: click.echo(f"split {split + 1}: {name} {accuracy:.4f}", err=True),
+    ).to_dict()
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for title in ("objective", "noisy accuracy", "behind by", "p", "clean accuracy"):
+        table.add_column(title, justify="left" if title == "objective" else "right")
+    for row in found["candidates"]:
+        behind = "" if row["p_value"] is None else f"{row['behind_by']:.4f} ± {row['standard_error']:.4f}"
+        p = "" if row["p_value"] is None else f"{row['p_value']:.3f}"
+        clean = "" if row["clean_accuracy"] is None else f"{row['clean_accuracy']:.4f}"
+        table.add_row(row["objective"], f"{row['noisy_accuracy']:.4f}", behind, p, clean)
+    _console().print(table)
+    click.echo(found["verdict"])
+
+
+@cli.command()
+@click.argument("data")
+@_data_dir_option
+@click.option("--label-column", default="label", show_default=True, help="Of a table.")
+@click.option("--drop-columns", default="", help="Columns of a table that are no features, with commas.")
+@click.option("--image-size", type=int, default=None, help="Resize images to this square.")
+@click.option("--skip-unreadable", is_flag=True, help="Leave unreadable images out and count them.")
+@click.option("--probabilities", default=None, metavar="FILE", help="Judge by the probabilities in this .npz or .npy.")
+@click.option("--run", default=None, metavar="RUN", help="Judge by the model of this finished run.")
+@click.option("--folds", default=0, show_default=True, help="Judge by cross-validation; 0: by one training run.")
+@click.option("--objective", default=None, help="To train with; default: drainage, of many labels quasibinary.")
+@click.option("--net", default="auto", show_default=True, help="See list nets.")
+@_training_options
+@click.option("--score", default="confident-learning", show_default=True, help="What ranks the suspects.")
+@click.option("--scores", type=click.Choice(["all"]), default=None, help="Give every other score too, and compare.")
+@click.option("--suspects", type=int, default=None, help="How many to list; default: those believed wrong.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("suspects.csv"), show_default=True, help="The .csv to write."
+)
+@click.option("--page", type=click.Path(path_type=Path), default=None, help="Review page; default: --out as .html.")
+@click.option("--no-page", is_flag=True, help="Write no review page.")
+@click.option("--drop", "decision", flag_value="drop", default=None, help="Also write cleaned data without suspects.")
+@click.option("--relabel", "decision", flag_value="relabel", help="Also write cleaned data, labelled as suggested.")
+@click.option("--apply", "decisions", type=click.Path(path_type=Path), default=None, help=APPLY_HELP)
+@click.option("--cleaned", type=click.Path(path_type=Path), default=None, help="Where; default: DATA-cleaned by --out.")
+@click.option("--overwrite", is_flag=True, help="Replace files that exist; DATA never.")
+@click.option("--json", "as_json", is_flag=True, help="Print a summary as one JSON object.")
+def audit(
+    decisions: Path | None,
+    cleaned: Path | None,
+    overwrite: bool,
+    as_json: bool,
+    page: Path | None,
+    no_page: bool,
+    scores: str | None,
+    out: Path,
+    decision: str | None,
+    **options: Any,
+) -> None:
+    """Find the labels of DATA that are probably wrong: a ranked list, a page to review them on, cleaned data.
+
+    Trains a model for it, unless --probabilities or --run are given to judge by.
+    """
+    from catchment.audit import apply_decisions, run_audit
+    from catchment.training.progress import EpochProgress
+
+    config = _audit_config(options)
+    if decisions is not None:
+        if decision is not None:
+            raise ValueError("--apply takes its decisions from a file: leave --drop and --relabel out")
+        summary = apply_decisions(config, decisions, cleaned, overwrite=overwrite)
+        click.echo(json.dumps(summary) if as_json else _describe_cleaned(summary))
+        return
+    if cleaned is not None and decision is None:
+        raise ValueError("--cleaned says where cleaned data go: add --drop, --relabel or --apply decisions.csv")
+    trains = config.probabilities is None and config.run is None
+    epochs = (config.folds or 1) * config.training.epochs
+    with EpochProgress(epochs, quiet=not trains) as progress:
+        summary = run_audit(
+            config,
+            out,
+            page=None if no_page else page or out.with_suffix(".html"),
+            compare=scores == "all",
+            decision=decision,
+            cleaned=cleaned,
+            overwrite=overwrite,
+            on_epoch=lambda name, row: progress({**row, "epoch": progress.epoch + 1}),
+        )
+    if as_json:
+        click.echo(json.dumps(summary))
+    else:
+        _print_audit(summary)
+
+
+def _audit_config(options: dict[str, Any]) -> Any:
+    """The audit that the options describe."""
+    from catchment.audit import AuditConfig
+    from catchment.training.config import TrainingConfig
+
+    training = {field.name: options.pop(field.name) for field in dataclasses.fields(TrainingConfig)}
+    if isinstance(training["augmentation"], str):
+        training["augmentation"] = tuple(step for step in _split(training["augmentation"]) if step != "none")
+    parameters = {}
+    if options["objective"] is not None:
+        options["objective"], parameters = parse_objective(options["objective"])
+    options["drop_columns"] = _split(options["drop_columns"])
+    return AuditConfig(**options, parameters=parameters, training=TrainingConfig(**training))
+
+
+def _print_audit(summary: dict[str, Any]) -> None:
+    for note in summary["notes"]:
+        click.echo(f"note: {note}", err=True)
+    click.echo(
+        f"{summary['data']}: {summary['wrong']} of {summary['labels']} labels are believed wrong (95 % interval "
+        f"{summary['wrong_low']} to {summary['wrong_high']}), judged by {summary['judged_by']}"
+    )
+    if summary["scores"]:
+        table = Table(box=None, padding=(0, 2, 0, 0))
+        for key in dict.fromkeys(key for row in summary["scores"] for key in row):
+            table.add_column(key.replace("_", " "), no_wrap=True)
+        for row in summary["scores"]:
+            table.add_row(
+                *("-" if value is None else f"{value:.3f}" if key != "score" else value for key, value in row.items())
+            )
+        _console().print(table)
+    click.echo(f"{summary['suspects']} suspects in {summary['out']}")
+    if summary["page"]:
+        click.echo(f"review them on {summary['page']}")
+    elif not summary["suspects"]:
+        click.echo("no label is believed wrong: list the most suspect anyway, by --suspects 100", err=True)
+    if summary["cleaned"]:
+        click.echo(_describe_cleaned(summary["cleaned"]))
+
+
+def _describe_cleaned(changed: dict[str, Any]) -> str:
+    return (
+        f"{changed['kept']} samples in {changed['path']}: {changed['dropped']} dropped, "
+        f"{changed['relabelled']} of the others relabelled"
+    )
 
 
 @cli.command()
@@ -635,10 +946,10 @@ def _list_objectives() -> list[dict[str, Any]]:
     return [
         {
             "name": m.name,
-            "formula": m.formula,
-            "for": m.purpose,
             "paper": m.paper,
             "year": m.year,
+            "formula": m.formula,
+            "for": m.purpose,
             "presets": [*m.presets],
         }
         for m in list_objectives()

@@ -270,7 +270,7 @@ def test_a_run_that_another_process_holds_is_waited_for(opened, monkeypatch):
             append_jsonl(out / bench.RESULTS, {"key": runs[0].key, "status": FINISHED})
 
     monkeypatch.setattr(bench.time, "sleep", wait)
-    claim = bench._claim(out, runs[0].key)
+    claim = bench.claim(out, runs[0].key)
     assert claim.__enter__()
     run_all(runs[:1], out, workers=1, device="cpu", listen=lambda event: pytest.fail("it was run twice"))
     assert waits == [0.01] * 3

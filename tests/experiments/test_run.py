@@ -139,3 +139,14 @@ def test_the_seconds_of_a_run_are_those_of_its_epochs(tmp_path):
 def test_settings_out_of_range_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         config(**settings)
+
+
+def test_a_run_is_judged_by_other_sets_too(tmp_path):
+    config = RunConfig(also_test=("digits",), training=TrainingConfig(epochs=1, seed=3))
+    numbers = run(config, tmp_path / "run")
+    of_test = {key.removeprefix("test_"): value for key, value in numbers.items() if key.startswith("test_")}
+    also = {key.removeprefix("also_digits_"): v for key, v in numbers.items() if key.startswith("also_digits_")}
+    del of_test["samples"]
+    assert also == of_test
+    assert {"accuracy", "nll", "ece"} <= also.keys()
+    assert RunConfig.from_dict(json.loads((tmp_path / "run" / "config.json").read_text())).also_test == ("digits",)

@@ -5,9 +5,19 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from catchment.data import Dataset
-from catchment.training.batches import Augmentation, TrainingBatches, batch_bounds, epoch_generator, inputs_on_device
+from catchment.training.batches import (
+    Augmentation,
+    Mixing,
+    TrainingBatches,
+    batch_bounds,
+    class_probabilities,
+    epoch_generator,
+    inputs_on_device,
+    rotated,
+)
 
 CPU = torch.device("cpu")
 
@@ -274,3 +284,88 @@ def test_a_column_of_another_length_is_refused(column):
 def test_augmentation_of_a_table_is_refused():
     with pytest.raises(ValueError, match="augmentation is crop:4, flip, and table is a table: leave it out"):
         make_batches(make_table(), augmentation=("crop:4", "flip"))
+
+
+def test_a_quarter_turn_is_that_of_the_array_and_none_changes_nothing():
+    images = torch.randint(0, 256, (3, 2, 7, 7), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    turned = rotated(images, torch.tensor([90.0, -90.0, 0.0]))
+    assert torch.equal(turned[0], torch.rot90(images[0], 1, (1, 2)))
+    assert torch.equal(turned[1], torch.rot90(images[1], -1, (1, 2)))
+    assert torch.equal(turned[2], images[2])
+    assert turned.dtype == torch.uint8
+
+
+def test_turning_agrees_with_pillow_on_wide_images_and_leaves_black_corners():
+    pixels = np.random.default_rng(0).integers(1, 256, (40, 64), dtype=np.uint8)
+    turned = rotated(torch.from_numpy(pixels)[None, None], torch.tensor([17.0]))[0, 0].numpy()
+    expected = np.asarray(Image.fromarray(pixels).rotate(17))
+    assert (turned == expected).mean() > 0.99  # but for pixels halfway between two
+    assert turned[0, 0] == turned[-1, -1] == 0
+
+
+def test_every_sample_is_turned_by_its_own_angle():
+    steps = ("rotate:20",)
+    decisions = Augmentation.draw(steps, 4000, epoch_generator(1, 0), CPU)
+    assert decisions.angles.abs().max() <= 20
+    assert decisions.angles.std().item() == pytest.approx(20 / 3**0.5, rel=0.05)
+    dataset = make_images(6, 9, 9)
+    here, there = (
+        by_sample(make_batches(dataset, 2, augmentation=steps)),
+        by_sample(make_batches(dataset, 6, augmentation=steps)),
+    )
+    assert all(torch.equal(here[row], there[row]) for row in range(6))
+
+
+@pytest.mark.parametrize("step", ["mixup:0.4", "cutmix:1"])
+def test_labels_are_mixed_in_the_proportion_of_the_pixels(step):
+    """Images of one value each: what share of an image came from the other can be read from its mean."""
+    values = np.array([0, 60, 120, 240], dtype=np.uint8)
+    inputs = np.broadcast_to(values[:, None, None, None], (4, 16, 16, 1)).copy()
+    batches = make_batches(Dataset("flat", inputs, np.arange(4), tuple("abcd")), 4, augmentation=(step,))
+    shares = []
+    for epoch in range(12):
+        (batch,) = batches.epoch(epoch, 12)
+        index, target = batch["index"], batch["target"]
+        assert target.shape == (4, 4)
+        torch.testing.assert_close(target.sum(1), torch.ones(4))
+        torch.testing.assert_close(batch["inputs"].float().mean((1, 2, 3)), target @ torch.from_numpy(values).float())
+        torch.testing.assert_close(target[torch.arange(4), index.flip(0)], 1 - target[torch.arange(4), index])
+        shares.append(target[0, index[0]].item())
+    assert len({round(share, 6) for share in shares}) > 8
+    if step == "cutmix:1":
+        assert all(float(pixel) in values for pixel in batch["inputs"].unique())
+
+
+def test_a_sample_without_label_adds_no_class_when_it_is_mixed():
+    probabilities = class_probabilities(torch.tensor([2, -100, -1]), 3)
+    assert probabilities.tolist() == [[0, 0, 1], [0, 0, 0], [0, 0, 0]]
+    assert class_probabilities(torch.tensor([[1, 0, 1]], dtype=torch.uint8), 3).tolist() == [[1, 0, 1]]
+
+
+@pytest.mark.parametrize("step", ["mixup:0.4", "cutmix:1"])
+def test_mixing_is_the_same_over_processes(step):
+    dataset = make_images(12, 8, 8)
+    whole = list(make_batches(dataset, 6, augmentation=("flip", step)).epoch(2, 5))
+    for rank in range(2):
+        share = list(make_batches(dataset, 6, augmentation=("flip", step), rank=rank, world_size=2).epoch(2, 5))
+        for all_of_it, part in zip(whole, share, strict=True):
+            assert torch.equal(all_of_it["inputs"][rank::2], part["inputs"])
+            assert torch.equal(all_of_it["target"][rank::2], part["target"])
+
+
+def test_cut_boxes_have_the_area_that_the_labels_say():
+    mixing = Mixing.draw("cutmix:1", 2000, (20, 30), 3, 0)
+    areas = np.array([(bottom - top) * (right - left) for top, bottom, left, right in mixing.boxes])
+    np.testing.assert_allclose(1 - areas / 600, mixing.shares.numpy(), atol=1e-6)
+    assert areas.min() >= 0
+    # A side of share s around a uniform centre keeps s - s^2 / 4 of the image on average, and s^2 is uniform.
+    s = np.sqrt(np.linspace(0, 1, 100_001))
+    assert areas.mean() / 600 == pytest.approx(((s - s**2 / 4) ** 2).mean(), rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("steps", "dataset"), [(("cutout:2", "mixup:1"), make_images()), (("mixup:1",), make_table())], ids=["cut", "table"]
+)
+def test_mixing_is_refused_where_it_cannot_be(steps, dataset):
+    with pytest.raises(ValueError, match="mixup"):
+        make_batches(dataset, augmentation=steps)

@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from catchment.training.config import TrainingConfig, parse_augmentation
+from catchment.training.config import TrainingConfig, parse_step
 
 NAN, INF = float("nan"), float("inf")
 
@@ -90,4 +90,4 @@ def test_settings_can_not_be_changed_behind_the_checks():
 
 
 def test_augmentation_steps():
-    assert [parse_augmentation(step) for step in ("crop:4", "crop:12", "flip")] == [4, 12, 0]
+    assert parse_step("crop:12") == ("crop", (12.0,))

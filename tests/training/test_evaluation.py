@@ -145,7 +145,7 @@ def test_metrics_with_unknown_samples_by_hand():
     assert set(result) == {
         "accuracy", "nll", "brier", "ece", "aurc",
         "unknown_auroc", "unknown_average_precision", "unknown_fpr_at_95_tpr",
-        "unknown_auroc_msp", "unknown_auroc_energy",
+        *(f"unknown_auroc_{name}" for name in ("msp", "max_logit", "energy", "entropy", "margin")),
     }  # fmt: skip
     assert result["accuracy"] == pytest.approx(2 / 3)
     assert result["nll"] == pytest.approx(-(2 * math.log(0.98) + math.log(0.01)) / 3)

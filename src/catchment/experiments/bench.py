@@ -123,8 +123,8 @@ def run_all(
         tensorboard: write event files into the runs' folders.
         listen: called with every event, in this process.
     """
-    pending = _Pending(list({run.key: run for run in runs}.values()), folder)
-    options = _Options(device, data_dir, eval_every, tensorboard, max(1, (os.cpu_count() or 1) // workers))
+    pending = Pending(list({run.key: run for run in runs}.values()), folder)
+    options = RunOptions(device, data_dir, eval_every, tensorboard, max(1, (os.cpu_count() or 1) // workers))
     if workers == 1 or len(pending.runs) < 2:
         _work(pending, options, listen)
     else:
@@ -132,7 +132,17 @@ def run_all(
 
 
 @dataclass(frozen=True)
-class _Options:
+class RunOptions:
+    """What of a run is the machine's and the command's, not the suite's.
+
+    Args:
+        device: as torch names it.
+        data_dir: where known data sets lie.
+        eval_every: epochs between two looks at the test accuracy.
+        tensorboard: write event files.
+        threads: of the CPU for each run.
+    """
+
     device: str
     data_dir: str | None
     eval_every: int
@@ -140,7 +150,7 @@ class _Options:
     threads: int
 
 
-class _Pending:
+class Pending:
     """The runs that are left to do. A failed run stays failed until the next call."""
 
     def __init__(self, runs: list[BenchRun], folder: Path) -> None:
@@ -163,18 +173,18 @@ class _Pending:
         return {key: keys.count(key) for key in set(keys)}
 
 
-def _work(pending: _Pending, options: _Options, listen: Listener) -> None:
+def _work(pending: Pending, options: RunOptions, listen: Listener) -> None:
     """Do one run after the other until none is left, waiting for those that others are busy with."""
     pending.drop_done()
     while pending.runs:
         done_any = False
         for bench_run in list(pending.runs):
-            with _claim(pending.folder, bench_run.key) as claimed:
+            with claim(pending.folder, bench_run.key) as claimed:
                 pending.drop_done()
                 if claimed and bench_run in pending.runs:
                     done_any = True
                     listen(Event("started", bench_run, {}))
-                    row = _do(bench_run, pending.folder, options, listen)
+                    row = do_run(bench_run, pending.folder, options, listen)
                     append_jsonl(pending.folder / RESULTS, row)
                     listen(Event("ended", bench_run, row))
         pending.drop_done()
@@ -183,7 +193,7 @@ def _work(pending: _Pending, options: _Options, listen: Listener) -> None:
 
 
 @contextmanager
-def _claim(folder: Path, key: str) -> Iterator[bool]:
+def claim(folder: Path, key: str) -> Iterator[bool]:
     """Whether this process has the run for itself; a claim goes with its process, however that ends."""
     place = folder / LOCKS / key
     place.mkdir(exist_ok=True)
@@ -196,7 +206,7 @@ def _claim(folder: Path, key: str) -> Iterator[bool]:
         yield claimed
 
 
-def _do(bench_run: BenchRun, folder: Path, options: _Options, listen: Listener) -> dict[str, Any]:
+def do_run(bench_run: BenchRun, folder: Path, options: RunOptions, listen: Listener) -> dict[str, Any]:
     """Do a run or go on with it; the row that says how it ended."""
     run_folder = folder / RUNS / bench_run.key
     training = replace(bench_run.config.training, device=options.device)
@@ -213,7 +223,7 @@ def _do(bench_run: BenchRun, folder: Path, options: _Options, listen: Listener) 
     except Exception as error:  # whatever goes wrong in one run, the others go on
         run_folder.mkdir(parents=True, exist_ok=True)
         write_text(run_folder / ERROR, traceback.format_exc())
-        return _failed(bench_run, _one_line(error))
+        return failed_row(bench_run, _one_line(error))
     (run_folder / ERROR).unlink(missing_ok=True)
     record = read_json(run_folder / CONFIG)
     noise = numbers["noise"] or {}
@@ -230,7 +240,7 @@ def _do(bench_run: BenchRun, folder: Path, options: _Options, listen: Listener) 
     }
 
 
-def _failed(bench_run: BenchRun, error: str) -> dict[str, Any]:
+def failed_row(bench_run: BenchRun, error: str) -> dict[str, Any]:
     return {**_names(bench_run), "status": FAILED, "error": error, "finished_at": time.time()}
 
 
@@ -253,7 +263,7 @@ def _one_line(error: Exception) -> str:
     return text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}"
 
 
-def _share(pending: _Pending, options: _Options, workers: int, listen: Listener) -> None:
+def _share(pending: Pending, options: RunOptions, workers: int, listen: Listener) -> None:
     """Let several processes work on the folder, and pass on what they tell.
 
     Each is a runner of its own, as if started by hand: what keeps two runners apart keeps them apart too.
@@ -306,12 +316,12 @@ def _share(pending: _Pending, options: _Options, workers: int, listen: Listener)
 
 def _record_death(folder: Path, bench_run: BenchRun, exitcode: int | None) -> Event:
     how = f"signal {-exitcode}" if exitcode is not None and exitcode < 0 else f"exit status {exitcode}"
-    row = _failed(bench_run, f"its process died ({how}): if memory ran out, use fewer --workers")
+    row = failed_row(bench_run, f"its process died ({how}): if memory ran out, use fewer --workers")
     append_jsonl(folder / RESULTS, row)
     return Event("ended", bench_run, row)
 
 
-def _worker(pending: _Pending, options: _Options, sender: Connection, parent: int) -> None:
+def _worker(pending: Pending, options: RunOptions, sender: Connection, parent: int) -> None:
     """What a worker process does: it ends with its parent, and leaves Ctrl-C to it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()

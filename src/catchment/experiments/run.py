@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -48,6 +49,7 @@ class RunConfig:
         mapping: of asymmetric noise.
         outside: a data set whose images open-set noise puts under the labels.
         unknowns: a data set whose test samples are added to the test part, as samples of none of the classes.
+        also_test: data sets whose test parts, of the same classes, the trained model is judged by too.
         objective: a name that ``create_objective`` knows.
         parameters: of the objective.
         net: a name that ``create_net`` knows.
@@ -74,6 +76,7 @@ class RunConfig:
     mapping: str | None = None
     outside: str | None = None
     unknowns: str | None = None
+    also_test: tuple[str, ...] = ()
     objective: str = "drainage"
     parameters: dict[str, Any] = field(default_factory=dict)
     net: str = "auto"
@@ -108,7 +111,8 @@ class RunConfig:
         """From what ``to_dict`` gave."""
         names = {f.name for f in fields(cls)}
         known = {name: value for name, value in values.items() if name in names}
-        known["drop_columns"] = tuple(known["drop_columns"])
+        for name in ("drop_columns", "also_test"):
+            known[name] = tuple(known.get(name, ()))
         return cls(**{**known, "training": TrainingConfig.from_dict(known["training"])})
 
 
@@ -119,6 +123,7 @@ class RunData:
     train: Dataset
     validation: Dataset | None
     test: Dataset
+    also: dict[str, Dataset]
     noise: dict[str, Any] | None
     imbalance: dict[str, Any] | None
 
@@ -153,6 +158,7 @@ def load_run_data(config: RunConfig) -> RunData:
     if config.unknowns is not None:
         unknowns = _other_inputs(config.unknowns, splits.test, config)
         splits = Splits(splits.train, add_unknowns(splits.test, unknowns))
+    also = {slug(source): _other_inputs(source, splits.train, config) for source in config.also_test}
     train_part, validation = splits.train, None
     if config.validation:
         split_seed = seed if config.validation_seed is None else config.validation_seed
@@ -161,7 +167,16 @@ def load_run_data(config: RunConfig) -> RunData:
             if validation.clean_labels is None:
                 raise ValueError(f"the clean labels of {config.data} are not known: use --validation-labels noisy")
             validation = replace(validation, labels=validation.clean_labels)
-    return RunData(train_part, validation, splits.test, noise, imbalance)
+    return RunData(train_part, validation, splits.test, also, noise, imbalance)
+
+
+def slug(source: str) -> str:
+    """A data set's name or path as a part of a key.
+
+    >>> slug("webvision:mini:imagenet")
+    'webvision_mini_imagenet'
+    """
+    return re.sub("[^a-z0-9]+", "_", source.lower()).strip("_")
 
 
 def _other_inputs(source: str, like: Dataset, config: RunConfig) -> Dataset:
@@ -288,6 +303,9 @@ def _train_and_evaluate(
         on_judged, on_train = predict(model, judged), predict(model, data.train)
         scores = {f"{config.judged_on}_{k}": v for k, v in prediction_metrics(model, on_judged, judged).items()}
         scores |= label_score_metrics(on_train, data.train)
+        for name, other in data.also.items() if config.judged_on == "test" else ():
+            found = prediction_metrics(model, predict(model, other), other)
+            scores |= {f"also_{name}_{key}": value for key, value in found.items()}
     if folder is not None and config.judged_on == "test":
         write_evaluation(folder, data.train, on_train, data.test, on_judged)
     wrong = wrong_labels(data.train)

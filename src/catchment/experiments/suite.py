@@ -45,6 +45,7 @@ _RUN_KEYS: dict[str, type[Any]] = {
     "validation": float,
     "validation_labels": str,
     "activation": str,
+    "also_test": list,
     "imbalance": str,
     "unknowns": str,
 }
@@ -160,7 +161,7 @@ class Suite:
     @property
     def sources(self) -> tuple[str, ...]:
         """The data sets that it takes, each once."""
-        found = [self.data, self.run.get("test")]
+        found = [self.data, self.run.get("test"), *self.run.get("also_test", ())]
         for each in self.disturbances:
             found += [each.data, each.test, each.outside, each.unknowns]
         return tuple(dict.fromkeys(name for name in found if name is not None))
@@ -277,6 +278,8 @@ def parse_suite(text: str, where: str) -> Suite:
     run |= {key: _take(values, key, kind, where) for key, kind in _RUN_KEYS.items() if key in values}
     if "test" in run:
         run["test"] = _data(run["test"], where)
+    if "also_test" in run:
+        run["also_test"] = [_data(name, where) if isinstance(name, str) else name for name in run["also_test"]]
     suite = Suite(
         name=_take(values, "name", str, where),
         title=_take(values, "title", str, where, values["name"]),
@@ -366,7 +369,7 @@ def _config(
         **{
             "data": suite.data,
             **suite.run,
-            "drop_columns": tuple(suite.run.get("drop_columns", ())),
+            **{key: tuple(suite.run.get(key, ())) for key in ("drop_columns", "also_test")},
             **own,
             "parameters": dict(method.parameters),
         },
@@ -463,9 +466,10 @@ def _check(suite: Suite, where: str) -> None:
     whole = all(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 for seed in suite.seeds)
     if not suite.seeds or not whole or len(set(suite.seeds)) < len(suite.seeds):
         raise ValueError(f"{where}: seeds are {list(suite.seeds)}: give different whole numbers of at least 0")
-    for column in suite.run.get("drop_columns", ()):
-        if not isinstance(column, str):
-            raise ValueError(f"{where}: drop_columns has {column!r}: give names of columns in quotes")
+    for key in ("drop_columns", "also_test"):
+        for name in suite.run.get(key, ()):
+            if not isinstance(name, str):
+                raise ValueError(f"{where}: {key} has {name!r}: give names in quotes")
     if suite.run.get("image_size", 1) < 1:
         raise ValueError(f"{where}: image_size is {suite.run['image_size']}: give a number of pixels, 1 or more")
     for net in (suite.run["net"], *(method.net for method in suite.methods)):

@@ -11,8 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from catchment.data import Dataset, ImageFiles
-from catchment.training.config import parse_augmentation, parse_step
+from catchment.training.config import MIXING, parse_step
 
+# steps of augmentation that are done on whole batches, for sets in memory
+ON_DEVICE = ("crop", "flip", "rotate", *MIXING)
 Column = Tensor | Callable[[Tensor, Tensor], Tensor]
 
 
@@ -32,6 +34,11 @@ def check_augmentation(steps: tuple[str, ...], dataset: Dataset) -> None:
             f"augmentation is random-crop, and the images of {dataset.name} have no more than their "
             f"{dataset.inputs.shape[1]} pixels to cut from: use crop:P"
         )
+    if kinds & set(MIXING) and (isinstance(dataset.inputs, ImageFiles) or kinds - set(ON_DEVICE)):
+        raise ValueError(
+            f"augmentation is {', '.join(steps)}: mixup and cutmix are for sets in memory, with no other steps than "
+            "crop, flip and rotate"
+        )
     if "color-jitter" in kinds:
         try:
             import torchvision.transforms.v2  # noqa: F401
@@ -49,40 +56,109 @@ def inputs_on_device(dataset: Dataset, device: torch.device) -> Tensor:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random crops after padding, and flips, decided for every sample of an epoch at once.
+    """Random crops after padding, flips and rotations, decided for every sample of an epoch at once.
 
-    A sample's crop and flip depend on seed, epoch and its index, not on its batch or on how many processes share it.
+    What happens to a sample depends on seed, epoch and its index, not on its batch or on how many processes share it.
     """
 
     shifts: Tensor | None  # (N, 2) of 0..2 * padding
     padding: int
     flips: Tensor | None  # (N,) of bool
+    angles: Tensor | None = None  # (N,) in degrees
 
     @classmethod
     def draw(
         cls, steps: tuple[str, ...], num_samples: int, generator: torch.Generator, device: torch.device
     ) -> Augmentation:
         """The decisions for one epoch."""
-        padding = max((parse_augmentation(step) for step in steps), default=0)
-        shifts = flips = None
+        asked = dict(parse_step(step) for step in steps)
+        shifts = flips = angles = None
+        padding = int(asked["crop"][0]) if "crop" in asked else 0
         if padding:
             shifts = torch.randint(0, 2 * padding + 1, (num_samples, 2), generator=generator).to(device)
-        if "flip" in steps:
+        if "flip" in asked:
             flips = (torch.rand(num_samples, generator=generator) < 0.5).to(device)
-        return cls(shifts, padding, flips)
+        if "rotate" in asked:
+            angles = ((2 * torch.rand(num_samples, generator=generator) - 1) * asked["rotate"][0]).to(device)
+        return cls(shifts, padding, flips, angles)
 
     def __call__(self, images: Tensor, index: Tensor) -> Tensor:
         """Augment ``images`` ``(B, C, H, W)`` of the samples ``index``."""
         if self.shifts is not None:
             height, width = images.shape[-2:]
             padded = F.pad(images, [self.padding] * 4)
-            rows = self.shifts[index, 0, None] + torch.arange(height, device=images.device)
-            columns = self.shifts[index, 1, None] + torch.arange(width, device=images.device)
-            sample = torch.arange(len(images), device=images.device)[:, None, None]
-            images = padded[sample, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+            windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # a view: (B, C, shifts, shifts, H, W)
+            rows, columns = self.shifts[index].unbind(1)
+            images = windows[torch.arange(len(images), device=images.device), :, rows, columns]
         if self.flips is not None:
             images = torch.where(self.flips[index, None, None, None], images.flip(-1), images)
+        if self.angles is not None:
+            images = rotated(images, self.angles[index])
         return images
+
+
+def rotated(images: Tensor, degrees: Tensor) -> Tensor:
+    """``images`` ``(B, C, H, W)`` turned counterclockwise about their centre by ``degrees`` ``(B,)``.
+
+    Each pixel is the nearest one of the original; what comes from outside is 0.
+    """
+    height, width = images.shape[-2:]
+    cosine, sine = torch.cos(torch.deg2rad(degrees)), torch.sin(torch.deg2rad(degrees))
+    zero = torch.zeros_like(sine)
+    theta = torch.stack([cosine, -sine * height / width, zero, sine * width / height, cosine, zero], dim=1)
+    grid = F.affine_grid(theta.reshape(-1, 2, 3), list(images.shape), align_corners=False)
+    return F.grid_sample(images.float(), grid, mode="nearest", align_corners=False).to(images.dtype)
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """Each batch mixed with itself in reverse order: its images, and its labels in the same proportion.
+
+    "mixup" (Zhang et al. 2018) averages two images, "cutmix" (Yun et al. 2019) pastes a box of one into the other; the
+    first keeps a share drawn from Beta(a, a) for each batch. The targets become class probabilities ``(B, C)``.
+    """
+
+    kind: str
+    shares: Tensor  # (steps,) of what stays of the first image
+    boxes: list[tuple[int, int, int, int]]  # for each step: top, bottom, left, right
+
+    @classmethod
+    def draw(cls, step: str, num_steps: int, size: tuple[int, int], seed: int, epoch: int) -> Mixing:
+        """The decisions for one epoch."""
+        kind, (concentration,) = parse_step(step)
+        rng = np.random.default_rng([seed, epoch, 2])
+        shares = rng.beta(concentration, concentration, num_steps)
+        boxes = [(0, 0, 0, 0)] * num_steps
+        if kind == "cutmix":
+            sides = np.sqrt(1 - shares)[:, None] * size
+            centres = rng.integers(size, size=(num_steps, 2))
+            low = np.clip(np.rint(centres - sides / 2), 0, size).astype(int)
+            high = np.clip(np.rint(centres + sides / 2), 0, size).astype(int)
+            boxes = [
+                (top, bottom, left, right)
+                for (top, left), (bottom, right) in zip(low.tolist(), high.tolist(), strict=True)
+            ]
+            shares = 1 - (high - low).prod(axis=1) / np.prod(size)
+        return cls(kind, torch.from_numpy(shares).float(), boxes)
+
+    def __call__(self, step: int, first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Images and class probabilities of a batch, mixed with those of its partners."""
+        share = float(self.shares[step])
+        (images, probabilities), (other_images, other_probabilities) = first, second
+        if self.kind == "mixup":
+            mixed = share * images.float() + (1 - share) * other_images.float()
+        else:
+            top, bottom, left, right = self.boxes[step]
+            mixed = images.clone()
+            mixed[:, :, top:bottom, left:right] = other_images[:, :, top:bottom, left:right]
+        return mixed, share * probabilities + (1 - share) * other_probabilities
+
+
+def class_probabilities(target: Tensor, num_classes: int) -> Tensor:
+    """Labels ``(B,)`` as probabilities ``(B, C)``, all 0 where there is no label; multi-hot ones as numbers."""
+    if target.ndim == 2:
+        return target.float()
+    return F.one_hot(target.clamp(min=-1) + 1, num_classes + 1)[:, 1:].float() * (target >= 0)[:, None]
 
 
 class TrainingBatches:
@@ -120,6 +196,7 @@ class TrainingBatches:
         self.rank, self.world_size = rank, world_size
         self.columns = columns_on_device(columns, len(dataset), device)
         self.bounds = batch_bounds(len(dataset), batch_size, world_size)
+        self.num_classes = dataset.num_classes
 
     def __len__(self) -> int:
         return len(self.bounds)
@@ -129,11 +206,22 @@ class TrainingBatches:
         generator = epoch_generator(self.seed, epoch)
         order = torch.randperm(len(self.inputs), generator=generator).to(self.device)
         augment = Augmentation.draw(self.augmentation, len(self.inputs), generator, self.device)
+        mixing = next((step for step in self.augmentation if parse_step(step)[0] in MIXING), None)
+        size = (self.inputs.shape[-2], self.inputs.shape[-1])
+        mix = Mixing.draw(mixing, len(self), size, self.seed, epoch) if mixing else None
         for step, (start, stop) in enumerate(self.bounds):
-            index = order[start:stop][self.rank :: self.world_size]
-            inputs = augment(self.inputs[index], index)
+            batch = order[start:stop]
+            index = batch[self.rank :: self.world_size]
+            inputs, target = augment(self.inputs[index], index), self.target[index]
+            if mix is not None:
+                other = batch.flip(0)[self.rank :: self.world_size]
+                inputs, target = mix(
+                    step,
+                    (inputs, class_probabilities(target, self.num_classes)),
+                    (augment(self.inputs[other], other), class_probabilities(self.target[other], self.num_classes)),
+                )
             progress = (epoch + step / len(self)) / num_epochs
-            yield full_batch(inputs, self.target[index], index, progress, self.columns)
+            yield full_batch(inputs, target, index, progress, self.columns)
 
 
 def columns_on_device(
@@ -157,7 +245,7 @@ def full_batch(
         "inputs": inputs,
         "target": target,
         "index": index,
-        "progress": torch.tensor(progress, device=inputs.device),
+        "progress": torch.full((), progress, device=inputs.device),  # a copy from the host would wait for the device
     }
     for name, column in columns.items():
         if isinstance(column, Tensor):

@@ -12,6 +12,8 @@ OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("cosine", "step", "plateau", "constant")
 # steps of augmentation that take a part of an image, and so come first
 _CUTS = ("random-resized-crop", "random-crop")
+# steps that mix the images and labels of a batch, and so come last
+MIXING = ("mixup", "cutmix")
 _SHARE = re.compile(r"[0-9]+(\.[0-9]+)?")
 # annotation of a setting -> what its value must be, and in words
 _KINDS: dict[Any, tuple[type, str]] = {
@@ -46,9 +48,10 @@ class TrainingConfig:
             and crops back, "flip" mirrors half of the images, "cutout:P" fills a square of P pixels with the mean
             colour, "color-jitter:B:C:S:H" changes brightness, contrast, saturation and hue by up to these shares.
             What is cut from an image comes first: "random-resized-crop" takes 8 to 100 % of its area, resized;
-            "random-crop", of images on disk, a random place instead of the middle.
+            "random-crop", of images on disk, a random place instead of the middle. "rotate:D" turns by up to D
+            degrees. What mixes the batch comes last, "mixup:A" or "cutmix:A", with a share drawn from Beta(A, A).
         bf16: bfloat16 autocast.
-        channels_last: memory format of images.
+        channels_last: keep images with their channels last in memory, which is faster.
         compile: torch.compile the model.
         device: as torch names it; "auto" is CUDA where there is one.
         threads: of the CPU; 0 chooses (one for small nets, where more cost more than they bring).
@@ -75,7 +78,7 @@ class TrainingConfig:
     early_stopping: int = 0
     augmentation: tuple[str, ...] | None = None
     bf16: bool = False
-    channels_last: bool = False
+    channels_last: bool = True
     compile: bool = False
     device: str = "auto"
     threads: int = 0
@@ -116,6 +119,9 @@ class TrainingConfig:
         for position, step in enumerate(self.augmentation or ()):
             is_cut = parse_step(step)[0] in _CUTS
             _require(not is_cut or position == 0, f"augmentation has {step} after another step: put it first, alone")
+            is_last = position == len(self.augmentation or ()) - 1
+            mixes = parse_step(step)[0] in MIXING
+            _require(not mixes or is_last, f"augmentation has {step} before another step: put it last, alone")
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON keeps it."""
@@ -131,12 +137,6 @@ class TrainingConfig:
         return cls(**{**values, "augmentation": None if augmentation is None else tuple(augmentation)})
 
 
-def parse_augmentation(step: str) -> int:
-    """The padding of "crop:P"; 0 for other steps."""
-    kind, numbers = parse_step(step)
-    return int(numbers[0]) if kind == "crop" else 0
-
-
 def parse_step(step: str) -> tuple[str, tuple[float, ...]]:
     """A step of augmentation and its numbers.
 
@@ -148,13 +148,16 @@ def parse_step(step: str) -> tuple[str, tuple[float, ...]]:
         return kind, ()
     if kind in ("crop", "cutout") and len(given) == 1 and given[0].isdecimal() and int(given[0]) > 0:
         return kind, (float(given[0]),)
+    if kind in ("rotate", *MIXING) and len(given) == 1 and _SHARE.fullmatch(given[0]) and float(given[0]) > 0:
+        return kind, (float(given[0]),)
     if kind == "color-jitter" and len(given) == 4 and all(_SHARE.fullmatch(number) for number in given):
         strengths = tuple(float(number) for number in given)
         if strengths[3] <= 0.5:
             return kind, strengths
     raise ValueError(
         f"augmentation is {step!r}: use crop:P (P pixels of padding), flip, cutout:P (P pixels wide), "
-        "color-jitter:B:C:S:H (hue 0.5 at most), and first of all random-resized-crop or random-crop"
+        "color-jitter:B:C:S:H (hue 0.5 at most), rotate:D (degrees), first of all random-resized-crop or random-crop, "
+        "and last of all mixup:A or cutmix:A"
     )
 
 

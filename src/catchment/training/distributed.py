@@ -49,6 +49,12 @@ def distribute(model: Model) -> nn.Module:
     return DistributedDataParallel(model, broadcast_buffers=False, find_unused_parameters=not reads_all)
 
 
+def synchronise_batch_norm(model: Model, device: torch.device) -> None:
+    """Let BatchNorm see the batch of all processes, in place; on CUDA, as SyncBatchNorm refuses CPUs."""
+    if device.type == "cuda" and rank_and_world_size()[1] > 1:
+        model.net = nn.SyncBatchNorm.convert_sync_batchnorm(model.net)
+
+
 def from_first_process(value: Any) -> Any:
     """What the first process holds as ``value``, on every process."""
     if rank_and_world_size()[1] == 1:

@@ -28,6 +28,7 @@ from catchment.training.distributed import (
     from_first_process,
     mean_over_processes,
     rank_and_world_size,
+    synchronise_batch_norm,
 )
 from catchment.training.evaluation import validation_metrics
 from catchment.training.streaming import StreamedBatches, make_batches
@@ -96,6 +97,7 @@ def train(
     class_counts = torch.from_numpy(np.bincount(dataset.labels[dataset.labels >= 0], minlength=dataset.num_classes))
     model.objective.setup(num_samples=len(dataset), class_counts=class_counts)
     model.to(device)
+    synchronise_batch_norm(model, device)
     if config.channels_last:
         model.net.to(memory_format=torch.channels_last)
     batches = make_batches(
@@ -239,11 +241,11 @@ def make_optimizer(parameters: list[nn.Parameter], config: TrainingConfig) -> to
     """The optimiser that the settings name."""
     lr, weight_decay = config.learning_rate, config.weight_decay
     if config.optimizer == "adam":
-        return torch.optim.Adam(parameters, lr=lr, weight_decay=weight_decay)
+        return torch.optim.Adam(parameters, lr=lr, weight_decay=weight_decay, fused=True)
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay)
+        return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, fused=True)
     return torch.optim.SGD(
-        parameters, lr=lr, weight_decay=weight_decay, momentum=config.momentum, nesterov=config.nesterov
+        parameters, lr=lr, weight_decay=weight_decay, momentum=config.momentum, nesterov=config.nesterov, fused=True
     )
 
 
@@ -262,10 +264,9 @@ def add_l1_gradient(parameters: list[nn.Parameter], l1: float) -> None:
     """Add the gradient of ``l1 * sum |w|``, which is ``l1 * sign(w)``, to the parameters' gradients."""
     if l1 == 0:
         return
+    reached = [parameter for parameter in parameters if parameter.grad is not None]
     with torch.no_grad():
-        for parameter in parameters:
-            if parameter.grad is not None:
-                parameter.grad.add_(parameter.sign(), alpha=l1)
+        torch._foreach_add_([p.grad for p in reached], torch._foreach_sign(reached), alpha=l1)
 
 
 def choose_device(name: str) -> torch.device:

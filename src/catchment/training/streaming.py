@@ -19,6 +19,7 @@ from catchment.data import IGNORE_INDEX, Dataset, ImageFiles
 from catchment.data.image_files import cut
 from catchment.data.images import UnreadableImageError
 from catchment.training.batches import (
+    ON_DEVICE,
     Column,
     TrainingBatches,
     batch_bounds,
@@ -37,7 +38,6 @@ MOST_WORKERS = 8
 PREFETCH = 2
 # Images of evaluation at once, where they are as large as those on disk.
 EVALUATION_BATCH = 128
-_ON_DEVICE = ("crop", "flip")
 
 Key = tuple[int, NDArray[np.int64]]  # epoch, samples
 
@@ -153,7 +153,7 @@ def make_batches(
 
     Arguments are those of ``StreamedBatches``, but for ``workers``, where 0 chooses.
     """
-    image_by_image = any(parse_step(step)[0] not in _ON_DEVICE for step in augmentation)
+    image_by_image = any(parse_step(step)[0] not in ON_DEVICE for step in augmentation)
     if not (isinstance(dataset.inputs, ImageFiles) or (dataset.is_image and image_by_image)):
         return TrainingBatches(
             dataset,
@@ -317,6 +317,8 @@ class _Preparation(TorchDataset[Views]):
                 image = _shifted(image, int(numbers[0]), rng)
             elif kind == "flip":
                 image = _flipped(image, rng)
+            elif kind == "rotate":
+                image = image.rotate(rng.uniform(-numbers[0], numbers[0]))
             elif kind == "color-jitter":
                 image = jitter(image, numbers, rng)
             else:
