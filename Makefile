@@ -9,7 +9,7 @@ demo: $(VENV)/.installed
 	$(BIN)/catchment demo --out runs/demo
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not inductor" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not inductor and not ray and not frameworks" $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check
@@ -23,10 +23,11 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format
 
 bench: $(VENV)/.installed-dev
-	$(BIN)/python benchmarks/losses.py
+	$(BIN)/python benchmarks/losses.py --csv results/speed/losses-cpu.csv --page docs/speed.md --plot docs/images/speed-losses.png
 
 docs: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest tests/test_docs.py
+	$(BIN)/python -m sphinx -W --keep-going -q docs build/docs
+	@echo "the site is in build/docs/index.html"
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed: make $(MAKECMDGOALS) PYTHON=python3.11" >&2; exit 2; }

@@ -10,6 +10,7 @@ from scipy.stats import ttest_1samp
 from catchment import cli
 from catchment.experiments.choose import Candidate, Choice, Difference, choose, describe, paired_difference
 from catchment.experiments.run import RunConfig
+from catchment.methods import parse_objective
 from catchment.training.config import TrainingConfig
 
 
@@ -159,4 +160,4 @@ def test_the_command_refuses_in_one_line(blobs, capsys):
 
 def test_names_are_those_of_the_command_line():
     assert describe("drainage", {"alpha": 0.01, "beta": 5.0}) == "drainage:alpha=0.01,beta=5"
-    assert cli.parse_objective(describe("drainage", {"alpha": 0.01})) == ("drainage", {"alpha": 0.01})
+    assert parse_objective(describe("drainage", {"alpha": 0.01})) == ("drainage", {"alpha": 0.01})

@@ -158,6 +158,8 @@ def choose(
     for split in range(splits):
         seeded = replace(config, validation_seed=split, validation_labels="noisy")
         data = load_run_data(seeded)
+        if data.train.is_multi_label:
+            raise ValueError(f"{data.train.name} has any number of labels per sample, and choose is for one: use bench")
         for i, (objective, parameters) in enumerate(candidates):
             noisy[i, split], clean[i, split] = _accuracies(
                 replace(seeded, objective=objective, parameters=parameters), data
