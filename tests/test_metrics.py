@@ -8,7 +8,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from sklearn.metrics import average_precision_score, log_loss, roc_auc_score, roc_curve
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    f1_score,
+    log_loss,
+    precision_score,
+    recall_score,
+    roc_auc_score,
+    roc_curve,
+)
+from sklearn.metrics import hamming_loss as sklearn_hamming_loss
 
 from catchment import metrics
 
@@ -381,14 +391,230 @@ def test_errors_of_tpr(tpr):
 
 
 @pytest.mark.parametrize("bins", [0, -1, 1.5, True])
-@pytest.mark.parametrize("kind", ["top-label", "marginal"])
+@pytest.mark.parametrize("kind", ["top-label", "marginal", "top-k"])
 def test_errors_of_bins(bins, kind):
     with pytest.raises(ValueError, match=f"bins is {bins}: give a whole number, 1 or more"):
-        metrics.ece(HALF, [0, 1], bins=bins, kind=kind)
+        metrics.ece(HALF, [0, 1], bins=bins, kind=kind, k=1)
 
 
 def test_errors_of_kind_and_norm():
-    with pytest.raises(ValueError, match="kind is 'classwise': give one of top-label, marginal"):
+    with pytest.raises(ValueError, match="kind is 'classwise': give one of top-label, marginal, top-k"):
         metrics.ece(HALF, [0, 1], kind="classwise")
+    with pytest.raises(ValueError, match="kind is 'marginal': give one of top-label, top-k"):
+        metrics.reliability(HALF, [0, 1], kind="marginal")
     with pytest.raises(ValueError, match="norm is 'max': give one of l1, l2"):
         metrics.ece(HALF, [0, 1], norm="max")
+
+
+# Label sets
+
+
+def label_sets(seed, size=200, num_classes=6):
+    """Scores, and label sets they rank better than chance; the first sample has none, the last class never occurs."""
+    rng = np.random.default_rng(seed)
+    target = rng.random((size, num_classes)) < 0.3
+    target[0] = False
+    target[:, -1] = False
+    return rng.normal(size=target.shape) + 1.5 * target, target
+
+
+def test_f1_at_k_by_hand_in_both_definitions():
+    scores = [[9, 8, 1, 0], [9, 1, 8, 0], [1, 9, 8, 0]]  # top 2: 01, 02, 12
+    target = [[1, 0, 0, 0], [1, 1, 0, 0], [0, 1, 1, 0]]
+    # class 0: P 1, R 1; class 1: one of two, one of two; class 2: one of two, one of one; class 3: nothing
+    assert metrics.top_k_labels(scores, 2).astype(int).tolist() == [[1, 1, 0, 0], [1, 0, 1, 0], [0, 1, 1, 0]]
+    assert metrics.f1_macro_at_k(scores, target, k=2) == pytest.approx((1 + 1 / 2 + 2 / 3 + 0) / 4)
+    precision, recall = (1 + 1 / 2 + 1 / 2) / 4, (1 + 1 / 2 + 1) / 4
+    expected = 2 * precision * recall / (precision + recall)
+    assert metrics.f1_macro_at_k(scores, target, k=2, definition="f1-of-means") == pytest.approx(expected)
+    assert metrics.cf1(metrics.top_k_labels(scores, 2), target) == pytest.approx(expected)
+    assert metrics.of1(metrics.top_k_labels(scores, 2), target) == pytest.approx(2 * 4 / (6 + 5))
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("k", [1, 4, 6])
+def test_label_set_metrics_agree_with_scikit_learn(seed, k):
+    scores, target = label_sets(seed)
+    predicted = metrics.top_k_labels(scores, k)
+    assert (predicted.sum(1) == k).all()
+    assert metrics.f1_macro_at_k(scores, target, k) == pytest.approx(
+        f1_score(target, predicted, average="macro", zero_division=0), abs=1e-12
+    )
+    assert metrics.f1_macro_at_k(scores, target, k) <= metrics.f1_macro_at_k(scores, target, k, "f1-of-means")
+    precision = precision_score(target, predicted, average="macro", zero_division=0)
+    recall = recall_score(target, predicted, average="macro", zero_division=0)
+    assert metrics.cf1(predicted, target) == pytest.approx(2 * precision * recall / (precision + recall), abs=1e-12)
+    predicted = scores > 1  # rows with any number of labels
+    assert metrics.of1(predicted, target) == pytest.approx(f1_score(target, predicted, average="micro"), abs=1e-12)
+    assert metrics.subset_accuracy(predicted, target) == pytest.approx(accuracy_score(target, predicted), abs=1e-12)
+    assert metrics.hamming_loss(predicted, target) == pytest.approx(sklearn_hamming_loss(target, predicted), abs=1e-12)
+    assert metrics.mean_average_precision(scores, target) == pytest.approx(
+        average_precision_score(target[:, :-1], scores[:, :-1], average="macro"), abs=1e-12
+    )
+
+
+def test_subset_accuracy_and_hamming_loss_by_hand():
+    predicted, target = [[1, 0, 1], [0, 0, 0], [1, 1, 1]], [[1, 0, 1], [0, 0, 1], [0, 0, 0]]
+    assert metrics.subset_accuracy(predicted, target) == pytest.approx(1 / 3)
+    assert metrics.hamming_loss(predicted, target) == pytest.approx(4 / 9)
+    assert metrics.of1([[0, 0]], [[0, 0]]) == metrics.cf1([[0, 0]], [[0, 0]]) == 0.0
+
+
+def test_top_k_takes_the_first_among_ties_and_infinities():
+    assert metrics.top_k_labels([[1, 1, 1], [-np.inf, 0, np.inf]], 2).tolist() == [
+        [True, True, False], [False, True, True],
+    ]  # fmt: skip
+
+
+def test_top_k_reliability_by_hand():
+    probabilities = np.array([[0.95, 0.55, 0.15], [0.05, 0.5, 0.45], [0.1, 0.2, 0.3]])
+    target = np.array([[1, 0, 1], [0, 1, 1], [0, 0, 0]])
+    # pairs: 0.95 right, 0.55 wrong; 0.5 right, 0.45 right; 0.3 wrong, 0.2 wrong
+    confidence, accuracy, count = metrics.reliability(probabilities, target, bins=10, kind="top-k", k=2)
+    assert count.tolist() == [0, 0, 1, 1, 1, 2, 0, 0, 0, 1]
+    np.testing.assert_allclose(confidence[[2, 3, 4, 5, 9]], [0.2, 0.3, 0.45, 0.525, 0.95])
+    np.testing.assert_allclose(accuracy[[2, 3, 4, 5, 9]], [0, 0, 1, 0.5, 1])
+    gaps = [0.2, 0.3, 0.55, 2 * 0.025, 0.05]
+    assert metrics.ece(probabilities, target, bins=10, kind="top-k", k=2) == pytest.approx(sum(gaps) / 6)
+
+
+def test_top_1_error_of_single_labels_is_the_top_label_error():
+    probabilities, target = predicted(5)
+    for norm in ("l1", "l2"):
+        assert metrics.ece(probabilities, target, kind="top-k", k=1, norm=norm) == metrics.ece(
+            probabilities, target, norm=norm
+        )
+
+
+def test_all_pairs_of_calibrated_label_sets_have_no_error():
+    rng = np.random.default_rng(0)
+    probabilities = rng.random((40_000, 5))
+    target = rng.random((40_000, 5)) < probabilities
+    assert metrics.ece(probabilities, target, bins=10, kind="top-k", k=5) < 0.01
+    assert metrics.ece(probabilities, target, bins=10, kind="marginal") < 0.02
+    assert metrics.ece(probabilities**2, target, bins=10, kind="top-k", k=5) > 0.1
+
+
+def test_label_sets_may_be_class_indices():
+    scores, _ = label_sets(6, size=30)
+    index = np.arange(30) % 7 - 1
+    mask = index[:, None] == np.arange(6)
+    probabilities = 1 / (1 + np.exp(-scores))
+    for metric in (
+        metrics.mean_average_precision,
+        lambda s, t: metrics.f1_macro_at_k(s, t, 2),
+        lambda s, t: metrics.subset_accuracy(s > 0, t),
+        lambda s, t: metrics.ece(probabilities, t, kind="top-k", k=3),
+        lambda s, t: metrics.ece(probabilities, t, kind="marginal"),
+    ):
+        assert metric(scores, index) == metric(scores, mask) == metric(torch.tensor(scores), torch.tensor(mask))
+        assert metric(scores, mask.astype(float)) == metric(scores, mask)
+    assert metrics.hamming_loss([[1, 0], [0, 0]], [-1, -1]) == 0.25
+
+
+def test_mean_max_confidence_by_hand():
+    assert metrics.mean_max_confidence(torch.tensor([[0.25, 0.5], [1.0, 0.75]])) == 0.75
+    rng = np.random.default_rng(0)
+    assert metrics.mean_max_confidence(rng.dirichlet(np.ones(4), 50)) >= 1 / 4
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: metrics.cf1([[0.5, 1]], [[0, 1]]), "values than 0 and 1 in predictions: give labels, such as prob"),
+        (lambda: metrics.of1([1, 0], [1, 0]), r"predictions of shape \(2,\): give shape \(N, C\)"),
+        (lambda: metrics.hamming_loss([[0, 1]], [[0, 2]]), "other values than 0 and 1 in target: give 1 where"),
+        (lambda: metrics.subset_accuracy([[0, 1]], [[0, 1, 1]]), r"target of shape \(1, 3\): give class indices"),
+        (lambda: metrics.subset_accuracy([[0, 1]], [2]), "class 2 in target, but there are 2 columns"),
+        (lambda: metrics.subset_accuracy([[0, 1]], [-2]), "class -2 in target"),
+        (lambda: metrics.subset_accuracy([[0, 1]], [0, 1]), "1 samples in the predictions, but 2 in target"),
+        (lambda: metrics.mean_average_precision([[0.1, 0.2]], [[0, 0]]), "no sample in target has a label"),
+        (lambda: metrics.mean_average_precision([[np.nan, 0.2]], [[0, 1]]), "1 NaN in scores"),
+        (lambda: metrics.top_k_labels([1.0], 1), r"scores of shape \(1,\): give shape \(N, C\)"),
+        (lambda: metrics.top_k_labels([[1.0, 2.0]], 3), "k is 3, but there are 2 classes: give at most as many"),
+        (lambda: metrics.top_k_labels([[1.0, 2.0]], 0), "k is 0: give a whole number, 1 or more"),
+        (lambda: metrics.f1_macro_at_k([[1.0, 2.0]], [[0, 1]], 1, "macro"), "definition is 'macro': give one of mean"),
+        (lambda: metrics.ece(HALF, [[0, 1], [1, 0]], kind="top-k"), "k is 4, but there are 2 classes"),
+        (lambda: metrics.mean_max_confidence([[2.0, -1.0]]), "pass probabilities, not logits"),
+    ],
+)
+def test_errors_of_label_sets(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+# Retrieval and groups
+
+
+def test_map_at_k_by_hand():
+    points, classes = [[0.0], [1.0], [3.0], [7.0], [15.0]], [0, 1, 0, 1, 0]
+    # nearest others of each: 1 2 3 4, 0 2 3 4, 1 0 3 4, 2 1 0 4, 3 2 1 0
+    at_1 = [0, 0, 0, 0, 0]
+    at_2 = [(1 / 2) / 2, 0, (1 / 2) / 2, (1 / 2) / 1, (1 / 2) / 2]
+    at_4 = [(1 / 2 + 2 / 4) / 2, 1 / 3, (1 / 2 + 2 / 4) / 2, 1 / 2, (1 / 2 + 2 / 4) / 2]
+    for k, expected in ((1, at_1), (2, at_2), (4, at_4), (100, at_4)):
+        assert metrics.map_at_k(points, classes, k) == pytest.approx(np.mean(expected)), k
+
+
+def test_map_at_k_agrees_with_a_loop(monkeypatch):
+    rng = np.random.default_rng(0)
+    classes = rng.integers(5, size=80)
+    points = rng.normal(size=(80, 3)) + 100 + 0.8 * np.eye(5, 3)[classes]
+    for distance in ("euclidean", "cosine"):
+        average = []
+        for q in range(80):
+            if distance == "euclidean":
+                far = ((points - points[q]) ** 2).sum(1)
+            else:
+                far = -(points @ points[q]) / np.linalg.norm(points, axis=1)
+            others = [i for i in np.argsort(far) if i != q][:10]
+            hits = [classes[i] == classes[q] for i in others]
+            precisions = [sum(hits[: i + 1]) / (i + 1) for i in range(10) if hits[i]]
+            average.append(sum(precisions) / min(10, (classes == classes[q]).sum() - 1))
+        expected = pytest.approx(np.mean(average), abs=1e-12)
+        assert metrics.map_at_k(points, classes, 10, distance) == expected
+        assert metrics.map_at_k(torch.tensor(points), torch.tensor(classes), 10, distance) == expected
+        with monkeypatch.context() as patched:
+            patched.setattr(metrics, "_DISTANCE_BLOCK", 500)  # six or seven rows at a time
+            assert metrics.map_at_k(points, classes, 10, distance) == expected
+
+
+def test_map_at_k_leaves_out_samples_alone_in_their_class():
+    assert metrics.map_at_k([[0.0], [1.0], [2.5]], [0, 1, 1], k=1) == pytest.approx((0 + 1) / 2)
+    assert metrics.map_at_k([[1.0, 0.0], [9.0, 0.1], [0.0, 1.0]], [0, 0, 1], 1, "cosine") == 1.0
+
+
+def test_group_accuracy_by_hand():
+    counts = [101, 100, 20, 19, 500]
+    target = [0, 0, 1, 2, 2, 2, 2, 3, 3]
+    predictions = [0, 1, 1, 2, 0, 0, 0, 3, 3]
+    # class 0: 1/2 (many), 1: 1, 2: 1/4 (medium), 3: 1 (few); class 4 is not in the test set
+    assert metrics.group_accuracy(predictions, target, counts) == {
+        "many": 0.5, "medium": pytest.approx((1 + 1 / 4) / 2), "few": 1.0,
+    }  # fmt: skip
+    scores = np.eye(5)[predictions]
+    assert metrics.group_accuracy(torch.tensor(scores), target, torch.tensor(counts), many=19, few=19) == {
+        "many": pytest.approx((1 / 2 + 1 + 1 / 4) / 3), "medium": 1.0, "few": pytest.approx(math.nan, nan_ok=True),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: metrics.map_at_k([[0.0], [1.0]], [0, 1], 1), "no class in labels has two samples"),
+        (lambda: metrics.map_at_k([[0.0], [1.0]], [0, 0], 0), "k is 0: give a whole number, 1 or more"),
+        (lambda: metrics.map_at_k([[0.0], [np.inf]], [0, 0], 1), "NaN or infinities in embeddings"),
+        (lambda: metrics.map_at_k([0.0, 1.0], [0, 0], 1), r"embeddings of shape \(2,\): give shape \(N, D\)"),
+        (lambda: metrics.map_at_k([[0.0], [1.0]], [0, 0], 1, "cosine"), "an embedding is zero"),
+        (lambda: metrics.map_at_k([[0.0], [1.0]], [0, 0], 1, "dot"), "distance is 'dot': give one of euclidean, cos"),
+        (lambda: metrics.map_at_k([[0.0], [1.0]], [0, -1], 1), "class -1 in labels"),
+        (lambda: metrics.map_at_k([[0.0], [1.0]], [0, 0, 0], 1), "2 samples in embeddings, but 3 in labels"),
+        (lambda: metrics.group_accuracy([0], [1], [5]), "class 1 in target, but there are 1 class_counts: give one"),
+        (lambda: metrics.group_accuracy([0], [0], [[5]]), "class_counts must hold one number of at least 0 per class"),
+        (lambda: metrics.group_accuracy([0], [0], [-5]), "class_counts must hold one number of at least 0"),
+        (lambda: metrics.group_accuracy([0], [0], [5], many=3, few=9), "few is 9 and many is 3: give few no larger"),
+    ],
+)
+def test_errors_of_retrieval_and_groups(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

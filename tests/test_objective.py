@@ -5,6 +5,7 @@ import torch
 from tiny_objectives import NeedsClassCounts, NeedsIndex, Net, NotExclusive, TakesFeatures, TakesOtherLogits
 
 import catchment as ct
+from catchment.objective import label_distance
 from catchment.training import TrainingConfig
 
 LOGITS = torch.tensor([[2.0, 0.0, -1.0], [0.0, 1.0, 3.0]])
@@ -146,3 +147,10 @@ def test_methods_are_described_completely():
         for settings in method.presets.values():
             assert set(settings) == {"objective", "training"}
             assert TrainingConfig.from_dict(settings["training"]).learning_rate == settings["training"]["learning_rate"]
+
+
+def test_the_distance_from_label_sets_takes_truth_values_and_leaves_out_what_is_not_known():
+    p = torch.tensor([[0.9, 0.2, 0.5]])
+    torch.testing.assert_close(label_distance(p, torch.tensor([[True, False, True]])), torch.tensor([[0.1, 0.2, 0.5]]))
+    partly = label_distance(p, torch.tensor([[1, -100, 0]]))
+    torch.testing.assert_close(partly, torch.tensor([[0.1, torch.nan, 0.5]]), equal_nan=True)

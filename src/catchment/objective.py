@@ -36,6 +36,7 @@ class Objective(nn.Module):
         extra_outputs: outputs beyond the C classes.
         exclusive: whether the rows of ``probabilities`` sum to 1.
         accepts_unknown: whether it learns from samples labelled -1, "none of the known classes".
+        diagnostics: numbers about the last batch, by name, that go into each row of the history.
     """
 
     inputs: tuple[str, ...] = ("logits",)
@@ -49,6 +50,7 @@ class Objective(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self._sample_state: list[str] = []
+        self.diagnostics: dict[str, float] = {}
 
     def register_sample_state(self, name: str, value: Tensor) -> None:
         """Add a buffer with one row per training sample: in the checkpoint, not in the saved model."""
@@ -79,7 +81,7 @@ class Objective(nn.Module):
         """How likely the given label is wrong, higher = more likely.
 
         ``(N, d...)``: 1 - p of the given label. Where the probabilities don't sum to 1, ``(N, C, d...)``: each
-        class's distance |p - y| from what was given. Samples without a label (-100, and -1 where the classes
+        class's distance ``|p - y|`` from what was given. Samples without a label (-100, and -1 where the classes
         exclude each other) get NaN.
         """
         p = self.probabilities(logits)
@@ -97,9 +99,13 @@ def gather_label(values: Tensor, target: Tensor) -> Tensor:
 
 
 def label_distance(probabilities: Tensor, target: Tensor) -> Tensor:
-    """|p - y| for each class: labels are indices ``(N, d...)`` (-1: none of them) or ``(N, C, d...)`` of 0 to 1."""
+    """``|p - y|`` for each class.
+
+    Labels are indices ``(N, d...)``, -1 for none of the classes, or ``(N, C, d...)`` of 0 to 1; -100 is not known.
+    """
     if target.shape == probabilities.shape:
-        return (probabilities - target).abs()
+        distance = (probabilities - target.to(probabilities.dtype)).abs()
+        return distance.masked_fill(target == IGNORE_INDEX, torch.nan)
     target = target.long()
     missing = target == IGNORE_INDEX
     num_classes = probabilities.shape[1]
