@@ -42,8 +42,21 @@ from catchment.drainage import (
     open_probabilities,
     with_drainage,
 )
+from catchment.dsink import DSinkLoss
 from catchment.methods import create_objective, list_objectives, preset
 from catchment.objective import Combined, Method, Model, Objective
+from catchment.quantile import (
+    QuantileActivation,
+    QuantileClassifier,
+    QuantileLoss,
+    adapt_context,
+    convert_activations,
+    quantile_activation,
+    set_context,
+)
+from catchment.quasibinary import QuasibinaryLoss, recalibrate
+from catchment.sinkhorn import SinkhornLabels, sinkhorn_labels
+from catchment.watershed import TripletLoss, WatershedLoss
 
 __version__ = "0.1.0"
 
@@ -69,6 +82,7 @@ __all__ = [
     "ClassBalanced",
     "Combined",
     "CrossEntropy",
+    "DSinkLoss",
     "DrainageHead",
     "DrainageLoss",
     "FocalLoss",
@@ -81,10 +95,19 @@ __all__ = [
     "Model",
     "NormalizedLinear",
     "Objective",
+    "QuantileActivation",
+    "QuantileClassifier",
+    "QuantileLoss",
+    "QuasibinaryLoss",
+    "SinkhornLabels",
     "SoftBootstrap",
+    "TripletLoss",
     "UniformLoss",
+    "WatershedLoss",
+    "adapt_context",
     "class_balanced_weights",
     "closed_probabilities",
+    "convert_activations",
     "create_objective",
     "disturb",
     "drainage_loss",
@@ -92,5 +115,9 @@ __all__ = [
     "metrics",
     "open_probabilities",
     "preset",
+    "quantile_activation",
+    "recalibrate",
+    "set_context",
+    "sinkhorn_labels",
     "with_drainage",
 ]

@@ -32,11 +32,12 @@ REMEDIES = {
 OBJECTIVE_HELP = "Method, with parameters after a colon: drainage:alpha=0.1,beta=10."
 NOISE_HELP = (
     "symmetric:0.4, symmetric-own:0.4, asymmetric:0.4, pair-flip:0.3, random-pair:0.4, class-proportional:0.4, "
-    "instance:0.4, open-set:0.2, relabel:7,8,9, remove:7,8,9 or remove-random:4."
+    "instance:0.4, open-set:0.2, relabel:7,8,9, unlabel:7,8,9, remove:7,8,9 or remove-random:4."
 )
 MAPPING_HELP = "Of asymmetric noise: mnist, cifar10, cifar100-blocks, cifar100-superclass, .. or cat:dog,dog:cat."
 EVAL_EVERY_HELP = "Epochs between two looks at the test accuracy, for the history alone; 0: none."
 BUDGET_HELP = "quick: at most 12,000 training samples and 10 epochs."
+TASKS = ("one-vs-rest", "zero-label", "multi-label")
 APPLY_HELP = "Only write cleaned data, by the decisions that the page exported."
 TENSORBOARD_HELP = "Also write TensorBoard's event files; needs the extra [log]."
 
@@ -138,7 +139,8 @@ def _training_options(command: Command) -> Command:
         "l1": "L1 penalty on all parameters.",
         "schedule": "Of the learning rate.",
         "step_size": "Epochs between steps; patience of plateau.",
-        "step_factor": "Of step and plateau.",
+        "step_factor": "Of step, milestones and plateau.",
+        "milestones": "Shares of the epochs after which milestones steps.",
         "clip_norm": "Clip gradients to this norm; 0: off.",
         "early_stopping": "Epochs without a better validation accuracy; 0: off.",
         "augmentation": "Steps with commas, crop:4,flip for example; none. See docs/datasets-large.md.",
@@ -159,11 +161,24 @@ def _training_options(command: Command) -> Command:
             option = click.option(either, name, is_flag=True, default=value, show_default=value, help=helps[name])
         elif name == "augmentation":
             option = click.option(*flags, name, default=None, metavar="STEPS", help=helps[name])
+        elif name == "milestones":
+            shown = ",".join(map(str, value))
+            option = click.option(
+                *flags, name, default=shown, show_default=True, callback=_read_shares, metavar="SHARES",
+                help=helps[name],
+            )  # fmt: skip
         else:
             kind = click.Choice(choices[name]) if name in choices else type(value)
             option = click.option(*flags, name, type=kind, default=value, show_default=True, help=helps[name])
         command = option(command)
     return command
+
+
+def _read_shares(context: click.Context, option: click.Parameter, value: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in _split(value))
+    except ValueError:
+        raise click.BadParameter(f"{value!r}: give numbers with commas, 0.5,0.75") from None
 
 
 @cli.command()
@@ -181,8 +196,20 @@ def _training_options(command: Command) -> Command:
 @click.option("--mapping", default=None, help=MAPPING_HELP)
 @click.option("--outside", default=None, help="Of open-set noise: data whose images come under the labels.")
 @click.option("--unknowns", default=None, help="Data whose samples are added to the test part, as of no class.")
+@click.option("--task", type=click.Choice(TASKS), default=None, help="What samples may have; default: as labelled.")
+@click.option("--top-k", default=4, show_default=True, help="Classes of a multi-label sample that are judged.")
 @click.option("--objective", default="drainage", show_default=True, help=OBJECTIVE_HELP)
-@click.option("--preset", default=None, help="Published settings for a data set (see list objectives).")
+@click.option("--preset", default=None, help="Published settings for a data set or task (see list objectives).")
+@click.option("--noise-robust", default=None, metavar="RUN", help="For dsink: a run, or an objective to train first.")
+@click.option("--imbalance-robust", default=None, metavar="RUN", help="Likewise.")
+@click.option(
+    "--auxiliary-view",
+    type=click.Choice(["cached", "augmented"]),
+    default="cached",
+    show_default=True,
+    help="What auxiliaries see: each image once as it is, or what the model sees.",
+)
+@click.option("--last-epochs", default=0, show_default=True, help="Average the test accuracy over the last epochs too.")
 @click.option("--net", default="auto", show_default=True, help="See list nets.")
 @click.option("--also-test", default="", help="More data sets of the same classes to judge the model by; with commas.")
 @click.option("--activation", default="relu", show_default=True, help="Of the net: relu, prelu, selu or quantile.")
@@ -191,6 +218,7 @@ def _training_options(command: Command) -> Command:
 )
 @click.option("--validation", type=float, default=0.0, show_default=True, help="Share of the training set held out.")
 @click.option("--validation-labels", type=click.Choice(["noisy", "clean"]), default="noisy", show_default=True)
+@click.option("--calibrate", is_flag=True, help="Fit a softmax's temperature or a quasibinary C on the part held out.")
 @click.option("--eval-every", default=0, show_default=True, help=EVAL_EVERY_HELP)
 @_training_options
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the run: new or empty.")
@@ -249,7 +277,7 @@ def _run_config(options: dict[str, Any], given: set[str]) -> Any:
     """The run that the options describe; settings of a preset come before defaults and after what was given."""
     from catchment.data import is_known
     from catchment.experiments.run import RunConfig
-    from catchment.methods import create_objective, preset
+    from catchment.methods import create_objective, parse_objective, preset
     from catchment.training.config import TrainingConfig
 
     options = dict(options)
@@ -274,32 +302,13 @@ def _run_config(options: dict[str, Any], given: set[str]) -> Any:
     return RunConfig(**options, objective=name, parameters=parameters, training=TrainingConfig(**training))
 
 
-def parse_objective(text: str) -> tuple[str, dict[str, Any]]:
-    """Name and parameters of ``drainage:alpha=0.1,beta=10``.
-
-    >>> parse_objective("drainage:alpha=0.1")
-    ('drainage', {'alpha': 0.1})
-    """
-    name, _, rest = text.partition(":")
-    parameters: dict[str, Any] = {}
-    for part in _split(rest):
-        key, equals, value = part.partition("=")
-        try:
-            parameters[key.strip()] = json.loads(value) if equals else None
-        except json.JSONDecodeError:
-            parameters[key.strip()] = None
-        if not isinstance(parameters[key.strip()], int | float):
-            raise ValueError(f"objective parameter {part!r} is not a number: write {name}:name=number,name=number")
-    return name, parameters
-
-
 def _split(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def _settings_given(options: dict[str, Any], given: set[str]) -> set[str]:
     """The settings that the options name, those of a preset included."""
-    from catchment.methods import preset
+    from catchment.methods import parse_objective, preset
 
     if "preset" not in given:
         return given
@@ -321,6 +330,8 @@ def _check_same(saved: Any, asked: Any, given: set[str], out: Path) -> None:
 
 def _describe_start(quiet: bool) -> Callable[[Any, Any], None]:
     def show(data: Any, model: Any) -> None:
+        from catchment.experiments.auxiliaries import roles_needed
+
         for note in dict.fromkeys((*data.train.notes, *data.test.notes)):
             click.echo(note, err=True)
         noise = "" if data.noise is None else f", {data.noise['rate_realised']:.2%} of the labels changed"
@@ -329,6 +340,10 @@ def _describe_start(quiet: bool) -> Callable[[Any, Any], None]:
             f"{data.train.num_classes} classes{noise}",
             err=True,
         )
+        roles = roles_needed(model.objective)
+        if roles:
+            names = " and ".join(role.replace("_", "-") for role in roles)
+            click.echo(f"the {names} models come first, where no finished run of them is given", err=True)
 
     return (lambda data, model: None) if quiet else show
 
@@ -358,7 +373,11 @@ def _print_numbers(metrics: dict[str, Any], out: Path) -> None:
 @click.option("--corruption-seed", type=int, default=0, show_default=True, help="Of the corruption's draws.")
 @click.option("--max-risk", type=float, default=None, help="Accept so that at most this share is wrong: 0.05.")
 @click.option("--delta", type=float, default=0.1, show_default=True, help="How likely --max-risk may fail.")
-@click.option("--calibration", default=None, help="Labelled data for --max-risk; default: the test part of RUN.")
+@click.option("--threshold", type=float, default=None, help="Predict every class of this probability; default: 0.5.")
+@click.option("--precision", type=float, default=None, help="Thresholds per class, for this share of right ones: 0.9.")
+@click.option(
+    "--calibration", default=None, help="Labelled data for --max-risk or --precision; default: RUN's held-out part."
+)
 @click.option("--overwrite", is_flag=True, help="Replace --out if it exists.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, .. or auto.")
 @click.option("--json", "as_json", is_flag=True, help="Print a summary as one JSON object.")
@@ -367,6 +386,9 @@ def predict(run_folder: Path, data: str, out: Path, overwrite: bool, as_json: bo
 
     Columns of the table: id, predicted, confidence, unknown_score, accepted (1, or 0: abstain) with --max-risk, label
     and label_score where the data has labels, then a probability for each class.
+
+    For a RUN of multi-label or zero-label data, or with --threshold or --precision, predicted names every class above
+    its threshold with semicolons, none included.
     """
     from catchment.experiments.prediction import write_predictions
 
@@ -380,6 +402,11 @@ def predict(run_folder: Path, data: str, out: Path, overwrite: bool, as_json: bo
     click.echo(f"{summary['rows']} predictions in {out}{skipped}")
     if summary["corruption"]:
         click.echo(f"images {summary['corruption']}")
+    if summary["thresholds"] is not None:
+        never = [name for name, threshold in summary["thresholds"].items() if threshold is None]
+        click.echo(f"{summary['labels']} labels predicted")
+        if never:
+            click.echo(f"no threshold reaches that precision, so never predicted: {', '.join(never)}")
     if summary["abstention"] is not None:
         _print_abstention(summary["abstention"], summary["rows"])
 
@@ -720,6 +747,7 @@ def choose(
     from catchment.experiments.choose import CANDIDATES
     from catchment.experiments.choose import choose as compare
     from catchment.experiments.run import RunConfig
+    from catchment.methods import parse_objective
     from catchment.training.config import TrainingConfig
 
     training = TrainingConfig(
@@ -761,7 +789,7 @@ def choose(
 @click.option("--objective", default=None, help="To train with; default: drainage, of many labels quasibinary.")
 @click.option("--net", default="auto", show_default=True, help="See list nets.")
 @_training_options
-@click.option("--score", default="confident-learning", show_default=True, help="What ranks the suspects.")
+@click.option("--score", default="self-confidence", show_default=True, help="What ranks the suspects.")
 @click.option("--scores", type=click.Choice(["all"]), default=None, help="Give every other score too, and compare.")
 @click.option("--suspects", type=int, default=None, help="How many to list; default: those believed wrong.")
 @click.option(
@@ -825,12 +853,13 @@ def audit(
 def _audit_config(options: dict[str, Any]) -> Any:
     """The audit that the options describe."""
     from catchment.audit import AuditConfig
+    from catchment.methods import parse_objective
     from catchment.training.config import TrainingConfig
 
     training = {field.name: options.pop(field.name) for field in dataclasses.fields(TrainingConfig)}
     if isinstance(training["augmentation"], str):
         training["augmentation"] = tuple(step for step in _split(training["augmentation"]) if step != "none")
-    parameters = {}
+    parameters: dict[str, Any] = {}
     if options["objective"] is not None:
         options["objective"], parameters = parse_objective(options["objective"])
     options["drop_columns"] = _split(options["drop_columns"])

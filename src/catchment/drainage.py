@@ -28,6 +28,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from catchment.kernels.drainage_rows import (
+    loss_of_indices,
+    outside_rivals,
+    rivals_logsumexp,
+    rivals_softmax,
+    terms,
+)
 from catchment.loss_conventions import IGNORE_INDEX, at_least_float32, check_reduction, prepare_target, reduce_loss
 from catchment.objective import Method, Objective, gather_label
 
@@ -73,7 +80,6 @@ def drainage_loss(
     """
     alpha, beta = _check_parameters(alpha, beta)
     check_reduction(reduction)
-    logits = at_least_float32(logits)
     if logits.ndim >= 2 and logits.shape[1] < 2:
         raise ValueError(f"logits have shape {tuple(logits.shape)}: give (N, C+1, ...), the drainage logit last")
     prepared = prepare_target(
@@ -84,9 +90,9 @@ def drainage_loss(
         ignore_index=ignore_index,
     )
     if prepared.is_index:
-        loss, _, _ = _IndexLoss.apply(logits, prepared.labels, alpha, beta)
+        loss = loss_of_indices(logits, prepared.labels, alpha, beta)
     else:
-        loss = _ProbabilityLoss.apply(logits, prepared.labels, alpha, beta)
+        loss = _ProbabilityLoss.apply(at_least_float32(logits), prepared.labels, alpha, beta)
     return reduce_loss(loss, prepared, reduction)
 
 
@@ -98,97 +104,6 @@ def _check_parameters(alpha: float, beta: float | None) -> tuple[float, float]:
     if not (math.isfinite(beta) and beta >= 0):
         raise ValueError(f"beta is {beta}: give a finite number of at least 0, or None for 1 / alpha")
     return float(alpha), float(beta)
-
-
-class _Terms(NamedTuple):
-    """The loss and the pieces of its gradient, elementwise in (z_t, z_d, A)."""
-
-    loss: Tensor
-    w1: Tensor
-    w2: Tensor
-    drainage_share: Tensor  # s_d
-
-
-def _terms(z_t: Tensor, z_d: Tensor, largest: Tensor, rest: Tensor, alpha: float, beta: float) -> _Terms:
-    """The loss and w1, w2, s_d from z_t, z_d and A = largest + rest over the rivals; infinite logits included."""
-    no_rivals = rest.isneginf()
-    rivals_to_label = (largest - z_t) + rest
-    rivals_to_drainage = (largest - z_d) + rest
-    t1 = math.log(alpha) + torch.logaddexp(rivals_to_label, z_d - z_t)
-    t1 = torch.where(z_t.isneginf(), torch.inf, t1)
-    if beta > 0:
-        # A rival at -inf has no mass, so nothing flows from it to drainage, whatever that is.
-        t2 = torch.where(no_rivals, -torch.inf, math.log(beta) + rivals_to_drainage)
-    else:
-        t2 = torch.full_like(t1, -torch.inf)
-    zero = torch.zeros_like(t1)  # log(1 + e^x) as logaddexp(0, x): softplus drops e^-x above a threshold
-    loss = torch.logaddexp(zero, torch.logaddexp(t1, t2))
-    # Cut at a huge finite number, so that a term at +inf takes all of the weight instead of inf - inf.
-    huge = torch.finfo(t1.dtype).max / 4
-    t1, t2 = t1.clamp(max=huge), t2.clamp(max=huge)
-    # softmax(0, T1, T2) as sigmoids: e^(T1 - loss) would carry the rounding of the loss, 1e-3 for logits of 1e4
-    w1 = torch.sigmoid(t1 - torch.logaddexp(zero, t2))
-    w2 = torch.sigmoid(t2 - torch.logaddexp(zero, t1))
-    share = torch.sigmoid(-rivals_to_drainage).masked_fill(no_rivals, 1.0)
-    return _Terms(loss, w1, w2, share)
-
-
-def _outside_rivals(logits: Tensor, labels: Tensor) -> Tensor:
-    """Where the label and drainage stand in a row: ``(N, 2, d...)`` for logits ``(N, C+1, d...)``."""
-    return torch.stack([labels, torch.full_like(labels, logits.shape[1] - 1)], 1)
-
-
-def _rivals_logsumexp(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """(m, r), each ``(N, d...)``: A = m + r, and m the largest class but the label; (0, -inf) where none is left."""
-    rival_logits = logits.scatter(1, _outside_rivals(logits, labels), -torch.inf)
-    largest = rival_logits.amax(1)
-    no_rivals = largest.isneginf()
-    # LSE - max = -log(max softmax), well-conditioned since the largest of C shares is at least 1/C
-    rest = -rival_logits.softmax(1).amax(1).log()
-    return largest.masked_fill(no_rivals, 0.0), rest.masked_fill(no_rivals, -torch.inf)
-
-
-def _rivals_softmax(logits: Tensor, outside: Tensor, no_rivals: Tensor) -> Tensor:
-    """e^(z_j - A) for the rivals, ``(N, C+1, d...)``; what it holds at ``outside`` is not used."""
-    # With no rival left a softmax over -inf alone would be NaN: such a row puts its mass on drainage.
-    at_drainage = torch.zeros_like(logits[:, 0]).masked_fill(~no_rivals, -torch.inf)
-    fill = torch.stack([torch.full_like(at_drainage, -torch.inf), at_drainage], 1)
-    return logits.scatter(1, outside, fill).softmax(1)
-
-
-class _IndexLoss(torch.autograd.Function):
-    """(loss, m, r) for class indices. m and r are outputs, so that the gradient can itself be differentiated.
-
-    The gradient of A = m + r goes through r, as if m were a constant.
-    There is no ``jvp``: torch.compile can't trace one. Second derivatives are taken in reverse mode.
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(logits: Tensor, labels: Tensor, alpha: float, beta: float) -> tuple[Tensor, Tensor, Tensor]:
-        largest, rest = _rivals_logsumexp(logits, labels)
-        z_t = logits.gather(1, labels.unsqueeze(1)).squeeze(1)
-        return _terms(z_t, logits[:, -1], largest, rest, alpha, beta).loss, largest, rest
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-        logits, labels, ctx.alpha, ctx.beta = inputs
-        _, largest, rest = output
-        ctx.save_for_backward(logits, labels, largest, rest)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        grad_loss, _, grad_rest = grads
-        logits, labels, largest, rest = ctx.saved_tensors
-        z_t, z_d = logits.gather(1, labels.unsqueeze(1)).squeeze(1), logits[:, -1]
-        _, w1, w2, share = _terms(z_t, z_d, largest, rest, ctx.alpha, ctx.beta)
-        k = w1 * (1 - share) + w2
-        outside = _outside_rivals(logits, labels)
-        grad = _rivals_softmax(logits, outside, rest.isneginf()) * (grad_loss * k + grad_rest).unsqueeze(1)
-        at_label_and_drainage = torch.stack([-grad_loss * w1, grad_loss * (w1 * share - w2)], 1)
-        # not scatter_: torch.func nests levels of vmap in which the gradient coming in has more dims than the logits
-        return grad.scatter(1, outside, at_label_and_drainage), None, None, None
 
 
 class _Rivals(NamedTuple):
@@ -208,7 +123,7 @@ def _rivals_of_each_class(logits: Tensor) -> _Rivals:
     """
     classes = logits[:, :-1]
     largest, top = classes.max(1)
-    top_largest, top_rest = _rivals_logsumexp(logits, top)
+    top_largest, top_rest = rivals_logsumexp(logits, top)
     at_top = top.unsqueeze(1)
     no_classes = largest.isneginf()  # all masked: their softmax would be NaN
     largest = largest.masked_fill(no_classes, 0.0)
@@ -228,7 +143,7 @@ class _ProbabilityLoss(torch.autograd.Function):
     @staticmethod
     def forward(logits: Tensor, probabilities: Tensor, alpha: float, beta: float) -> Tensor:
         largest, rest, _, _ = _rivals_of_each_class(logits)
-        loss = _terms(logits[:, :-1], logits[:, -1:].expand_as(rest), largest, rest, alpha, beta).loss
+        loss = terms(logits[:, :-1], logits[:, -1:].expand_as(rest), largest, rest, alpha, beta).loss
         # y_c = 0 contributes 0 even where loss(c) is infinite
         return (probabilities * loss.masked_fill(probabilities == 0, 0.0)).sum(1)
 
@@ -242,7 +157,7 @@ class _ProbabilityLoss(torch.autograd.Function):
         logits, y = ctx.saved_tensors
         largest, rest, shares, top = _rivals_of_each_class(logits)
         z_d = logits[:, -1:].expand_as(rest)
-        loss, w1, w2, share = _terms(logits[:, :-1], z_d, largest, rest, ctx.alpha, ctx.beta)
+        loss, w1, w2, share = terms(logits[:, :-1], z_d, largest, rest, ctx.alpha, ctx.beta)
         # dl/dz_j = -y_j w1_j + sum_(c != j) y_c k_c e^(z_j - A_c). For all c but the largest class,
         # e^(z_j - A_c) = p_j / (1 - p_c), so that one sum over c serves every j.
         pull = y * (w1 * (1 - share) + w2)
@@ -250,7 +165,7 @@ class _ProbabilityLoss(torch.autograd.Function):
         below_top = (pull / (1 - shares.scatter(1, at_top, 0.0))).scatter(1, at_top, 0.0)
         from_below_top = shares * (below_top.sum(1, keepdim=True) - below_top)
         top_has_no_rivals = rest.gather(1, at_top).squeeze(1).isneginf()
-        from_top = _rivals_softmax(logits, _outside_rivals(logits, top), top_has_no_rivals)[:, :-1]
+        from_top = rivals_softmax(logits, outside_rivals(logits, top), top_has_no_rivals)[:, :-1]
         grad_classes = from_below_top + from_top * pull.gather(1, at_top) - y * w1
         grad_drainage = (y * (w1 * share - w2)).sum(1, keepdim=True)
         grad_loss = grads[0].unsqueeze(1)

@@ -85,10 +85,7 @@ def prepare_target(
             return Target(target, True, None, torch.ones_like(target, dtype=dtype), is_uniform=True)
     ignored = target == ignore_index
     labels = target.masked_fill(ignored, 0)
-    if weight is None:
-        sample_weight = (~ignored).to(dtype)
-    else:
-        sample_weight = weight.to(dtype)[labels].masked_fill(ignored, 0.0)
+    sample_weight = (~ignored).to(dtype) if weight is None else weight.to(dtype)[labels].masked_fill(ignored, 0.0)
     return Target(labels, True, ignored, sample_weight)
 
 

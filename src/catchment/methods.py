@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import copy
 import inspect
+import json
 from collections.abc import Callable
 from typing import Any
 
-from catchment import drainage
-from catchment.baselines import long_tail, noisy_labels, unknowns
+from catchment import drainage, dsink, quantile, quasibinary, watershed
+from catchment.baselines import long_tail, multilabel, noisy_labels, unknowns
 from catchment.baselines.classification_loss import Conventions
 from catchment.nearest import did_you_mean
 from catchment.objective import Method, Objective
 
-_MODULES = (drainage, noisy_labels, long_tail, unknowns)
+_MODULES = (drainage, quasibinary, dsink, quantile, watershed, noisy_labels, long_tail, multilabel, unknowns)
 _METHODS: dict[str, Method] = {method.name: method for module in _MODULES for method in module.METHODS}
 
 
@@ -56,6 +57,25 @@ def _parameters(make: Callable[..., Objective]) -> tuple[str, ...]:
     for name, parameter in inspect.signature(make).parameters.items():
         names.extend(Conventions.__annotations__ if parameter.kind is parameter.VAR_KEYWORD else [name])
     return tuple(names)
+
+
+def parse_objective(text: str) -> tuple[str, dict[str, Any]]:
+    """Name and parameters of ``drainage:alpha=0.1,beta=10``.
+
+    >>> parse_objective("drainage:alpha=0.1")
+    ('drainage', {'alpha': 0.1})
+    """
+    name, _, rest = text.partition(":")
+    parameters: dict[str, Any] = {}
+    for part in filter(None, (part.strip() for part in rest.split(","))):
+        key, equals, value = part.partition("=")
+        try:
+            parameters[key.strip()] = json.loads(value) if equals else None
+        except json.JSONDecodeError:
+            parameters[key.strip()] = None
+        if not isinstance(parameters[key.strip()], int | float):
+            raise ValueError(f"objective parameter {part!r} is not a number: write {name}:name=number,name=number")
+    return name, parameters
 
 
 def preset(objective: str, dataset: str) -> dict[str, dict[str, Any]]:

@@ -418,8 +418,8 @@ _PROTOCOL = {
     **{"epochs": 200, "batch_size": 64, "optimizer": "sgd", "learning_rate": 0.1, "momentum": 0.9},
     **{"weight_decay": 1e-4, "schedule": "milestones", "milestones": (0.5, 0.75), "step_factor": 0.1, "clip_norm": 0.0},
 }
-# What the paper trains all its classifiers with. It says "momentum set to 1e-4", read here as the weight decay, beside a
-# momentum of 0.9; the multi-label nets are fine-tuned for 20 epochs.
+# What the paper trains all its classifiers with. It says "momentum set to 1e-4", read here as the weight decay beside
+# a momentum of 0.9; the multi-label nets are fine-tuned for 20 epochs.
 PROTOCOL = {
     "one-vs-rest": {"objective": {}, "training": _PROTOCOL},
     "zero-label": {"objective": {}, "training": _PROTOCOL},

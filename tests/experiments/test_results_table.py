@@ -122,14 +122,34 @@ def test_a_metric_that_a_row_lacks_is_a_dash():
 def test_failed_runs_are_counted_and_their_errors_told():
     rows = three_seeds()
     runs = find_runs(make_suite(), setting="published", disturbance="symmetric 0.4", method="drainage", seeds=(0, 1, 2))
-    rows[2] = failed(runs[2], "the loss became nan")
+    rows[2] = failed(runs[2], "the disk is full")
     table = collect(make_suite(), rows)
     row = only_row(table)
-    assert (row.seeds, row.failed) == ((0, 1), 1)
+    assert (row.seeds, row.failed, row.diverged) == ((0, 1), 1, 0)
     assert row.cells["test_accuracy"].mean == pytest.approx(77.5)
     assert "2 (1 failed)" in to_markdown(table)
-    assert "failed: published, symmetric 0.4, drainage, seed 2: the loss became nan" in table.notes
+    assert "failed: published, symmetric 0.4, drainage, seed 2: the disk is full" in table.notes
     assert {record["failed"] for record in to_records(table)} == {1}
+
+
+DIVERGED = "the loss became nan in epoch 3: lower the learning rate and start anew"
+
+
+def test_a_seed_that_diverged_is_counted_as_such():
+    rows = three_seeds()
+    runs = find_runs(make_suite(), setting="published", disturbance="symmetric 0.4", method="drainage", seeds=(0, 1, 2))
+    rows[1:] = [failed(runs[1], "the disk is full"), failed(runs[2], DIVERGED)]
+    table = collect(make_suite(), rows)
+    assert (only_row(table).failed, only_row(table).diverged) == (2, 1)
+    assert "1 (1 failed, 1 diverged)" in to_markdown(table)
+    assert {record["diverged"] for record in to_records(table)} == {1}
+
+
+def test_a_cell_all_of_whose_seeds_diverged_says_so():
+    (run,) = find_runs(make_suite(), disturbance="none", method="drainage", seeds=(0,))
+    table = collect(make_suite(), [failed(run, DIVERGED)])
+    row = ["none", "drainage", "diverged", "diverged", "0 (1 diverged)", "-", "0"]
+    assert cells_of_markdown(to_markdown(table))[1] == row
 
 
 def test_a_run_that_failed_and_then_finished_is_finished():
@@ -451,6 +471,7 @@ def test_records_say_everything_about_a_number():
         "sd": pytest.approx(100 * (2 / 3 - 0.3) / 2**0.5),
         "seeds": 2,
         "failed": 0,
+        "diverged": 0,
         "published": 80.0,
         "published_sd": 0.5,
         "difference": pytest.approx(50 * (0.3 + 2 / 3) - 80),

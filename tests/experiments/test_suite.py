@@ -58,7 +58,7 @@ def key(**settings):
 def test_a_suite_that_comes_along_says_all_that_its_runs_need(name):
     suite = parse_suite(*find_suite(name))
     assert suite.name == name
-    assert suite.run["net"] in NETS
+    assert suite.run["net"] in NETS or suite.run["net"].startswith(("timm/", "torchvision/"))
     assert suite.title
     assert suite.about
     for method in suite.methods:

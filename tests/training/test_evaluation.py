@@ -129,10 +129,11 @@ def test_metrics_by_hand():
     }, abs=1e-6)  # fmt: skip
 
 
-def test_metrics_of_classes_that_do_not_exclude_each_other_leave_calibration_out():
+def test_metrics_of_classes_that_do_not_exclude_each_other_leave_out_what_needs_a_sum_of_1():
     model = make_model(Sigmoid())
     dataset = make_dataset([0, 2, 1])
-    assert set(evaluation.prediction_metrics(model, predict(model, dataset), dataset)) == {"accuracy", "aurc"}
+    found = evaluation.prediction_metrics(model, predict(model, dataset), dataset)
+    assert set(found) == {"accuracy", "ece", "ece_marginal", "aurc"}
 
 
 def test_metrics_with_unknown_samples_by_hand():
@@ -144,11 +145,12 @@ def test_metrics_with_unknown_samples_by_hand():
     result = evaluation.prediction_metrics(model, predictions, make_dataset(labels))
     assert set(result) == {
         "accuracy", "nll", "brier", "ece", "aurc",
-        "unknown_auroc", "unknown_average_precision", "unknown_fpr_at_95_tpr",
+        "unknown_auroc", "unknown_average_precision", "unknown_fpr_at_95_tpr", "unknown_mean_max_confidence",
         *(f"unknown_auroc_{name}" for name in ("msp", "max_logit", "energy", "entropy", "margin")),
     }  # fmt: skip
     assert result["accuracy"] == pytest.approx(2 / 3)
     assert result["nll"] == pytest.approx(-(2 * math.log(0.98) + math.log(0.01)) / 3)
+    assert result["unknown_mean_max_confidence"] == pytest.approx(0.98)
     # unknown 0.4, 0.9 against known 0.1, 0.5, 0.2: five of six pairs are in order; the left-out sample counts nowhere
     assert result["unknown_auroc"] == pytest.approx(5 / 6)
     assert result["unknown_average_precision"] == pytest.approx((1 / 1 + 2 / 3) / 2)

@@ -144,6 +144,7 @@ def test_optimizers_and_schedules():
 
     assert rates(schedule="cosine") == pytest.approx([1, (1 + math.sqrt(0.5)) / 2, 0.5, (1 - math.sqrt(0.5)) / 2])
     assert rates(schedule="step", step_size=2, step_factor=0.5) == pytest.approx([1, 1, 0.5, 0.5])
+    assert rates(schedule="milestones", milestones=(0.25, 0.75), step_factor=0.5) == pytest.approx([1, 0.5, 0.5, 0.25])
     assert rates(schedule="plateau", step_size=1, step_factor=0.1) == pytest.approx([1, 1, 1, 0.1])
     assert rates(schedule="constant") == [1, 1, 1, 1]
     assert type(make_optimizer(parameter, TrainingConfig(optimizer="adam"))) is torch.optim.Adam

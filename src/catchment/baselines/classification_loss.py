@@ -11,6 +11,8 @@ and of class probabilities y it is sum_c y_c l(c). p_c comes from the log odds a
 with the LSE taken over the other classes themselves: "all minus c" loses every digit as p_c -> 1. A class whose logit
 is -inf counts as absent: the loss is that of the remaining classes. So a loss is one method that turns ``Rows`` into
 l(c).
+
+For labels the numbers of a row come from ``catchment.kernels.rows``, with one gradient pass for all of them.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from catchment.kernels.class_terms import ClassTerm
+from catchment.kernels.rows import label_log_odds_and_sums, plain_label_log_odds
 from catchment.loss_conventions import (
     IGNORE_INDEX,
     Target,
@@ -39,32 +43,41 @@ class Rows:
     Args:
         logits: ``(N, C, d...)``.
         labels: ``(N, d...)`` class indices, then K = 1; or None, then K = C.
+        terms: what will be summed over the classes.
 
     Attributes:
         log_odds: ``(N, K, d...)`` r_c, against each of the K classes.
     """
 
-    def __init__(self, logits: Tensor, labels: Tensor | None) -> None:
-        # Adding a constant to a row changes no loss, so the largest may go before anything is rounded.
-        self.logits = logits - logits.detach().amax(1, keepdim=True)
-        self.at = self.logits.argmax(1, keepdim=True) if labels is None else labels.unsqueeze(1)
+    def __init__(self, logits: Tensor, labels: Tensor | None, terms: tuple[ClassTerm, ...] = ()) -> None:
+        self.logits = logits
         self.from_every_class = labels is None
-        self.absent = self.logits.isneginf()
-        self.log_odds = self._log_odds()
         self._class_log_p: Tensor | None = None
+        if labels is None:
+            top = logits.argmax(1)
+            self.at = top.unsqueeze(1)
+            self.log_odds = self._log_odds_of_every_class(plain_label_log_odds(logits, top))
+            sums: list[Tensor] = [self._sum_others(term) for term in terms]
+        else:
+            self.at = labels.unsqueeze(1)
+            self.log_odds, *sums = label_log_odds_and_sums(logits, labels, terms)
+        self._sums = {term.name: total for term, total in zip(terms, sums, strict=True)}
 
-    def _log_odds(self) -> Tensor:
-        others = self.logits.scatter(1, self.at, -torch.inf)
-        none_left = others.isneginf().all(1, keepdim=True)
-        # logsumexp over -inf alone has no derivative
-        rest = others.masked_fill(none_left, 0.0).logsumexp(1, keepdim=True).masked_fill(none_left, -torch.inf)
-        against = rest - self.logits.gather(1, self.at)
-        if not self.from_every_class:
-            return against
+    def _log_odds_of_every_class(self, of_top: Tensor) -> Tensor:
         # p_c is at most 1/2 but for the largest class, so that log(1 - p_c) keeps its digits
         log_p = self.logits.log_softmax(1)
         below_top = torch.log1p(-log_p.exp().scatter(1, self.at, 0.0)) - log_p
-        return below_top.scatter(1, self.at, against)
+        return below_top.scatter(1, self.at, of_top)
+
+    def _sum_others(self, term: ClassTerm) -> Tensor:
+        values = self._of_classes(term)
+        but_top = values.scatter(1, self.at, 0.0).sum(1, keepdim=True)
+        others = but_top - values + values.gather(1, self.at)
+        return others.scatter(1, self.at, but_top)
+
+    def _of_classes(self, term: ClassTerm) -> Tensor:
+        log_p = self.class_log_p
+        return term.value(log_p, log_p.exp()).masked_fill(self.logits.isneginf(), 0.0)
 
     @property
     def log_p(self) -> Tensor:
@@ -90,26 +103,21 @@ class Rows:
     def class_log_p(self) -> Tensor:
         """``log p_k`` of all classes ``(N, C, d...)``; 0 where absent, which the sums leave out."""
         if self._class_log_p is None:
-            self._class_log_p = self.logits.log_softmax(1).masked_fill(self.absent, 0.0)
+            self._class_log_p = self.logits.log_softmax(1).masked_fill(self.logits.isneginf(), 0.0)
         return self._class_log_p
 
-    @property
-    def num_present(self) -> Tensor:
-        """How many classes are not absent ``(N, 1, d...)``."""
-        return (~self.absent).sum(1, keepdim=True)
+    def sum_others(self, term: ClassTerm) -> Tensor:
+        """The sum of a term over the classes other than c ``(N, K, d...)``; the loss has it in ``terms``."""
+        return self._sums[term.name]
 
-    def sum_classes(self, values: Tensor) -> Tensor:
-        """The sum over all classes ``(N, 1, d...)`` of values ``(N, C, d...)``."""
-        return values.masked_fill(self.absent, 0.0).sum(1, keepdim=True)
-
-    def sum_others(self, values: Tensor) -> Tensor:
-        """The sum over the classes other than c ``(N, K, d...)`` of values ``(N, C, d...)``."""
-        values = values.masked_fill(self.absent, 0.0)
-        but_one = values.scatter(1, self.at, 0.0).sum(1, keepdim=True)
-        if not self.from_every_class:
-            return but_one
-        others = but_one - values + values.gather(1, self.at)
-        return others.scatter(1, self.at, but_one)
+    def sum_classes(self, term: ClassTerm) -> Tensor:
+        """The sum of a term over all classes ``(N, 1, d...)``, or ``(N, C, d...)``, all alike."""
+        if self.from_every_class:
+            return self._of_classes(term).sum(1, keepdim=True).expand_as(self.log_odds)
+        log_p = self.log_p
+        absent = log_p.isneginf()
+        own = term.value(log_p.masked_fill(absent, 0.0), self.p).masked_fill(absent, 0.0)
+        return self._sums[term.name] + own
 
     def pick(self, per_class: Tensor) -> Tensor:
         """A number of each class ``(C,)``, or a row ``(C, n)``, at the K classes: ``(N, K, d...)``, or with n last."""
@@ -174,8 +182,12 @@ class ClassificationLoss(Objective):
 
     def per_sample(self, logits: Tensor, target: Target) -> Tensor:
         """The loss of each sample ``(N, d...)``, neither weighted nor reduced."""
-        loss = self.per_class(Rows(logits, target.labels if target.is_index else None))
+        loss = self.per_class(Rows(logits, target.labels if target.is_index else None, self.terms()))
         return loss.squeeze(1) if target.is_index else expected_loss(loss, target.labels)
+
+    def terms(self) -> tuple[ClassTerm, ...]:
+        """What ``per_class`` sums over the classes."""
+        return ()
 
     def per_class(self, rows: Rows) -> Tensor:
         """l(c) ``(N, K, d...)`` at the K classes that the rows are seen from."""

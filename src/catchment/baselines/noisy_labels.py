@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from catchment.baselines.classification_loss import (
@@ -21,6 +22,18 @@ from catchment.baselines.classification_loss import (
     check_hyperparameter,
     cross_entropy,
 )
+from catchment.kernels.class_terms import (
+    COUNT,
+    LOG,
+    P_LOG_P,
+    SQUARE,
+    ClassTerm,
+    focal_above,
+    focal_log,
+    log_above,
+    shortfall,
+)
+from catchment.kernels.rows import label_log_odds
 from catchment.loss_conventions import IGNORE_INDEX, Target, at_least_float32, reduce_loss
 from catchment.objective import Method
 
@@ -88,13 +101,6 @@ def _focal_of_label(rows: Rows, gamma: float, detach_factor: bool) -> Tensor:
     return loss.masked_fill(impossible, torch.inf)
 
 
-def _focal(log_p: Tensor, gamma: float, detach_factor: bool) -> Tensor:
-    """-(1 - p)^gamma log p of any class, as a term of a sum in which p -> 1 adds nothing."""
-    not_p = (-torch.expm1(log_p)).clamp(min=torch.finfo(log_p.dtype).tiny)
-    factor = not_p**gamma
-    return -(factor.detach() if detach_factor else factor) * log_p
-
-
 class MAE(ClassificationLoss):
     r"""Mean absolute error halved, :math:`1 - p_y`, which is :math:`\tfrac12 \sum_k |p_k - [k = y]|`.
 
@@ -118,9 +124,13 @@ class MSE(ClassificationLoss):
     tensor(0.5000)
     """
 
+    def terms(self) -> tuple[ClassTerm, ...]:
+        """p_k^2."""
+        return (SQUARE,)
+
     def per_class(self, rows: Rows) -> Tensor:
         """(1 - p_c)^2 + the other classes' p_k^2."""
-        return rows.not_p.square() + rows.sum_others((2 * rows.class_log_p).exp())
+        return rows.not_p.square() + rows.sum_others(SQUARE)
 
 
 class RCE(ClassificationLoss):
@@ -144,11 +154,15 @@ class RCE(ClassificationLoss):
         self.min_label = check_hyperparameter("min_label", min_label, above=0, at_most=1)
         self.min_prob = _check_min_prob(min_prob)
 
+    def terms(self) -> tuple[ClassTerm, ...]:
+        """What raises p_k to min_prob."""
+        return (shortfall(self.min_prob),) if self.min_prob > 0 else ()
+
     def per_class(self, rows: Rows) -> Tensor:
         """-log(epsilon) times the sum of the other classes' max(p_k, min_prob)."""
         raised = rows.not_p
-        if self.min_prob > 0:
-            raised = raised + rows.sum_others((self.min_prob - rows.class_log_p.exp()).relu())
+        for term in self.terms():
+            raised = raised + rows.sum_others(term)
         return -math.log(self.min_label) * raised
 
 
@@ -215,6 +229,10 @@ class SCE(ClassificationLoss):
         self.beta = check_hyperparameter("beta", beta, at_least=0)
         self.reverse = RCE(min_label=min_label, min_prob=min_prob)
 
+    def terms(self) -> tuple[ClassTerm, ...]:
+        """RCE's."""
+        return self.reverse.terms()
+
     def per_class(self, rows: Rows) -> Tensor:
         """-alpha log p_c + beta RCE."""
         return -self.alpha * rows.log_p + self.beta * self.reverse.per_class(rows)
@@ -229,9 +247,13 @@ class NCE(ClassificationLoss):
     tensor(0.2500)
     """
 
+    def terms(self) -> tuple[ClassTerm, ...]:
+        """``log p_k``."""
+        return (LOG,)
+
     def per_class(self, rows: Rows) -> Tensor:
         """(log p_c) / (log p_c + the other classes' log p_k)."""
-        return _share(-rows.log_p, -rows.sum_others(rows.class_log_p))
+        return _share(-rows.log_p, -rows.sum_others(LOG))
 
 
 def _share(own: Tensor, others: Tensor) -> Tensor:
@@ -261,10 +283,14 @@ class NFL(ClassificationLoss):
         self.gamma = check_hyperparameter("gamma", gamma, at_least=0)
         self.detach_factor = bool(detach_factor)
 
+    def terms(self) -> tuple[ClassTerm, ...]:
+        """-F_k."""
+        return (focal_log(self.gamma, detach_factor=self.detach_factor),)
+
     def per_class(self, rows: Rows) -> Tensor:
         """F_c / (F_c + the other classes' F_k)."""
         own = _focal_of_label(rows, self.gamma, self.detach_factor)
-        return _share(own, rows.sum_others(_focal(rows.class_log_p, self.gamma, self.detach_factor)))
+        return _share(own, -rows.sum_others(*self.terms()))
 
 
 class NNCE(ClassificationLoss):
@@ -286,11 +312,14 @@ class NNCE(ClassificationLoss):
         super().__init__(**conventions)
         self.min_prob = _check_floor(min_prob)
 
+    def terms(self) -> tuple[ClassTerm, ...]:
+        """A + log p_k."""
+        return (log_above(self.min_prob),)
+
     def per_class(self, rows: Rows) -> Tensor:
         """The other classes' share of A + log p_k, each at least 0."""
-        a = -math.log(self.min_prob)
-        others = rows.sum_others((a + rows.class_log_p).relu())
-        return _share(others, (a + rows.log_p).relu())
+        (above,) = self.terms()
+        return _share(rows.sum_others(above), above.value(rows.log_p, rows.p))
 
 
 def _check_floor(min_prob: float) -> float:
@@ -329,16 +358,14 @@ class NNFL(ClassificationLoss):
         self.min_prob = _check_floor(min_prob)
         self.detach_factor = bool(detach_factor)
 
+    def terms(self) -> tuple[ClassTerm, ...]:
+        """A - F_k."""
+        return (focal_above(self.gamma, self.min_prob, detach_factor=self.detach_factor),)
+
     def per_class(self, rows: Rows) -> Tensor:
         """The other classes' share of A - F_k."""
-        others = rows.sum_others(self._below_bound(rows.class_log_p))
-        return _share(others, self._below_bound(rows.log_p))
-
-    def _below_bound(self, log_p: Tensor) -> Tensor:
-        """A - F of log-probabilities."""
-        log_floor = math.log(self.min_prob)
-        bound = -math.pow(1 - self.min_prob, self.gamma) * log_floor
-        return (bound - _focal(log_p.clamp(min=log_floor), self.gamma, self.detach_factor)).clamp(min=0.0)
+        (above,) = self.terms()
+        return _share(rows.sum_others(above), above.value(rows.log_p, rows.p))
 
 
 class AGCE(ClassificationLoss):
@@ -455,6 +482,10 @@ class ActivePassive(ClassificationLoss):
                 )
         self.active = active
         self.passive = passive
+
+    def terms(self) -> tuple[ClassTerm, ...]:
+        """Those of both."""
+        return tuple({term.name: term for term in (*self.active.terms(), *self.passive.terms())}.values())
 
     def per_class(self, rows: Rows) -> Tensor:
         """``alpha`` times the active loss + beta times the passive one."""
@@ -591,9 +622,13 @@ class LabelSmoothing(ClassificationLoss):
         super().__init__(**conventions)
         self.smoothing = check_hyperparameter("smoothing", smoothing, at_least=0, at_most=1)
 
+    def terms(self) -> tuple[ClassTerm, ...]:
+        """``log p_k``, and how many there are."""
+        return (LOG, COUNT)
+
     def per_class(self, rows: Rows) -> Tensor:
         """-(1 - epsilon) log p_c - epsilon times the mean of log p_k."""
-        mean = rows.sum_classes(rows.class_log_p) / rows.num_present
+        mean = rows.sum_classes(LOG) / rows.sum_classes(COUNT)
         return -(1 - self.smoothing) * rows.log_p - self.smoothing * mean
 
 
@@ -618,10 +653,13 @@ class SoftBootstrap(ClassificationLoss):
         super().__init__(**conventions)
         self.beta = check_hyperparameter("beta", beta, at_least=0, at_most=1)
 
+    def terms(self) -> tuple[ClassTerm, ...]:
+        """p_k log p_k."""
+        return (P_LOG_P,)
+
     def per_class(self, rows: Rows) -> Tensor:
         """-beta log p_c + (1 - beta) H(p)."""
-        log_p = rows.class_log_p
-        return -self.beta * rows.log_p - (1 - self.beta) * rows.sum_classes(log_p.exp() * log_p)
+        return -self.beta * rows.log_p - (1 - self.beta) * rows.sum_classes(P_LOG_P)
 
 
 class HardBootstrap(ClassificationLoss):
@@ -647,8 +685,8 @@ class HardBootstrap(ClassificationLoss):
 
     def per_class(self, rows: Rows) -> Tensor:
         """-beta log p_c - (1 - beta) log of the largest p."""
-        predicted = rows.logits.argmax(1, keepdim=True)
-        return -self.beta * rows.log_p - (1 - self.beta) * rows.class_log_p.gather(1, predicted)
+        of_predicted = label_log_odds(rows.logits, rows.logits.argmax(1))
+        return -self.beta * rows.log_p - (1 - self.beta) * F.logsigmoid(-of_predicted)
 
 
 Transition = Tensor | Sequence[Sequence[float]] | float

@@ -92,6 +92,14 @@ class Dataset:
         """How many classes there are."""
         return len(self.class_names)
 
+    @property
+    def class_counts(self) -> NDArray[np.int64]:
+        """How many samples are labelled with each class."""
+        if self.is_multi_label:
+            counts: NDArray[np.int64] = self.labels.sum(axis=0, dtype=np.int64)
+            return counts
+        return np.bincount(self.labels[self.labels >= 0], minlength=self.num_classes)
+
     def select(self, index: NDArray[Any]) -> Dataset:
         """The rows at ``index`` (positions or a mask), in that order."""
         index = np.arange(len(self))[index]

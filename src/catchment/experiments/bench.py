@@ -26,6 +26,7 @@ from catchment.training.loop import choose_device
 
 RESULTS, SUITE, RUNS, LOCKS, ERROR = "results.jsonl", "suite.json", "runs", ".locks", "error.txt"
 FINISHED, FAILED = "finished", "failed"
+WAIT = "wait"
 # Seconds between two looks at runs that another runner is busy with, and between two looks for a vanished parent.
 LOOK_AGAIN = 0.5
 _NOT_KEPT = ("noise", "skipped_files")
@@ -168,6 +169,14 @@ class Pending:
             if run.key not in finished and failures.get(run.key, 0) == self.failures_before.get(run.key, 0)
         ]
 
+    def hold_up(self, bench_run: BenchRun) -> str | None:
+        """What keeps a run from starting: "wait", an auxiliary that is still to come, or why there will be none."""
+        finished, left = finished_rows(self.folder), {run.key for run in self.runs}
+        for role, key in bench_run.auxiliaries.items():
+            if key not in finished:
+                return WAIT if key in left else f"its {role.replace('_', '-')} model failed, run {key}: mend that first"
+        return None
+
     def _failures(self) -> dict[str, int]:
         keys = [row["key"] for row in read_jsonl(self.folder / RESULTS) if row["status"] == FAILED]
         return {key: keys.count(key) for key in set(keys)}
@@ -181,10 +190,14 @@ def _work(pending: Pending, options: RunOptions, listen: Listener) -> None:
         for bench_run in list(pending.runs):
             with claim(pending.folder, bench_run.key) as claimed:
                 pending.drop_done()
-                if claimed and bench_run in pending.runs:
+                hold_up = pending.hold_up(bench_run)
+                if claimed and bench_run in pending.runs and hold_up != WAIT:
                     done_any = True
                     listen(Event("started", bench_run, {}))
-                    row = do_run(bench_run, pending.folder, options, listen)
+                    if hold_up is None:
+                        row = do_run(bench_run, pending.folder, options, listen)
+                    else:
+                        row = failed_row(bench_run, hold_up)
                     append_jsonl(pending.folder / RESULTS, row)
                     listen(Event("ended", bench_run, row))
         pending.drop_done()
@@ -211,6 +224,8 @@ def do_run(bench_run: BenchRun, folder: Path, options: RunOptions, listen: Liste
     run_folder = folder / RUNS / bench_run.key
     training = replace(bench_run.config.training, device=options.device)
     config = replace(bench_run.config, training=training, data_dir=options.data_dir, eval_every=options.eval_every)
+    for role, key in bench_run.auxiliaries.items():
+        config = replace(config, **{role: str(folder / RUNS / key)})  # type: ignore[arg-type]
     started = time.time()
     try:
         numbers = run(
@@ -241,6 +256,7 @@ def do_run(bench_run: BenchRun, folder: Path, options: RunOptions, listen: Liste
 
 
 def failed_row(bench_run: BenchRun, error: str) -> dict[str, Any]:
+    """The row of results of a run that came to nothing."""
     return {**_names(bench_run), "status": FAILED, "error": error, "finished_at": time.time()}
 
 

@@ -10,22 +10,28 @@ from numpy.typing import NDArray
 
 from catchment.data import Dataset
 from catchment.files import atomic_write
-from catchment.training.evaluation import Predictions
+from catchment.training.evaluation import TOP_K, Predictions, ranking_scores
 
 NAME = "evaluation.npz"
 # How many samples the pages show of each kind, and the longer side of their pictures in pixels.
 SHOWN, THUMBNAIL = 48, 96
 
 
-def write_evaluation(folder: Path, train: Dataset, on_train: Predictions, test: Dataset, on_test: Predictions) -> None:
-    """Write labels, predictions and scores of both parts, and the samples that a page shows, to ``evaluation.npz``."""
+def write_evaluation(
+    folder: Path, train: Dataset, on_train: Predictions, test: Dataset, on_test: Predictions, *, top_k: int = TOP_K
+) -> None:
+    """Write labels, predictions and scores of both parts, and the samples that a page shows, to ``evaluation.npz``.
+
+    Of multi-label data labels are ``(N, C)`` of 0 and 1, and predicted classes and their confidence ``(N, k)``: the
+    ``top_k`` classes of highest probability, in that order.
+    """
+    k = min(top_k, test.num_classes) if test.is_multi_label else None
     arrays = {
         "test_label": test.labels,
-        "test_predicted": on_test.probabilities.argmax(1).numpy(),
-        "test_confidence": on_test.probabilities.amax(1).numpy(),
+        **_highest("test", on_test, k),
         "test_unknown_score": on_test.unknown_score.numpy(),
         "train_label": train.labels,
-        "train_predicted": on_train.probabilities.argmax(1).numpy(),
+        "train_predicted": _highest("train", on_train, k)["train_predicted"],
         "train_label_score": on_train.label_score.numpy(),
         "train_unknown_score": on_train.unknown_score.numpy(),
     }
@@ -34,10 +40,23 @@ def write_evaluation(folder: Path, train: Dataset, on_train: Predictions, test: 
     by_unknown_score = np.argsort(arrays["test_unknown_score"], kind="stable")
     ranks = np.unique(np.linspace(0, len(test) - 1, SHOWN).round().astype(np.int64))
     arrays |= _shown("gallery", test, by_unknown_score[ranks])
-    labelled = np.flatnonzero(train.labels >= 0)
-    most_suspect = np.argsort(-arrays["train_label_score"][labelled], kind="stable")[:SHOWN]
-    arrays |= _shown("suspect", train, labelled[most_suspect])
+    labelled = np.arange(len(train)) if train.is_multi_label else np.flatnonzero(train.labels >= 0)
+    most_suspect = labelled[np.argsort(-arrays["train_label_score"][labelled], kind="stable")[:SHOWN]]
+    arrays |= _shown("suspect", train, most_suspect)
+    if train.is_multi_label:
+        p = on_train.probabilities.numpy()[most_suspect]
+        suspect_class = np.abs(p - train.labels[most_suspect]).argmax(axis=1)
+        arrays |= {"suspect_class": suspect_class, "suspect_probability": p[np.arange(len(p)), suspect_class]}
     atomic_write(folder / NAME, lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
+
+
+def _highest(part: str, predictions: Predictions, k: int | None) -> dict[str, NDArray[Any]]:
+    """The class of highest probability of each sample, or the k highest, with their probabilities."""
+    p = predictions.probabilities.numpy()
+    if k is None:
+        return {f"{part}_predicted": p.argmax(1), f"{part}_confidence": p.max(1)}
+    classes = np.argsort(-ranking_scores(predictions), axis=1, kind="stable")[:, :k]
+    return {f"{part}_predicted": classes, f"{part}_confidence": np.take_along_axis(p, classes, axis=1)}
 
 
 def _shown(name: str, dataset: Dataset, rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:

@@ -23,6 +23,8 @@ KINDS = {
     "instance": "instance:RATE, each image by its own pixels, that share on average",
     "open-set": "open-set:RATE, that share of the images replaced by images of another set (--outside)",
     "relabel": "relabel:A,B,.., every sample of these classes to one of the others, which are then the classes",
+    "unlabel": "unlabel:A,B,.., the samples of these classes lose their label, in both parts, and the classes go",
+    "cifar60-40": "cifar60-40, the same for 40 classes of CIFAR-100, two of each superclass",
     "remove": "remove:A,B,.., these classes have no training samples, and are unknown in the test part",
     "remove-random": "remove-random:COUNT, as many classes, drawn by the seed",
 }
@@ -46,7 +48,7 @@ def apply_noise(
 ) -> tuple[Splits, dict[str, Any]]:
     """Spoil the training labels as ``noise`` says; the test labels stay as they are.
 
-    Relabelled and removed classes are classes no more: their test samples become -1, "none of the classes".
+    Relabelled, unlabelled and removed classes are classes no more: their test samples become -1, "none of the classes".
 
     Args:
         splits: training and test part.
@@ -75,6 +77,12 @@ def apply_noise(
     rng = np.random.default_rng(seed)
     if kind == "relabel":
         return _relabel(splits, argument, rng)
+    if kind == "unlabel":
+        return _unlabel(splits, _classes(kind, argument, train.class_names))
+    if kind == "cifar60-40":
+        if train.name != "cifar100":
+            raise ValueError(f"cifar60-40 names classes of cifar100, not of {train.name}: use unlabel:A,B")
+        return _unlabel(splits, list(disturb.CIFAR40_UNLABELLED))
     if kind == "remove":
         return _remove(splits, _classes(kind, argument, train.class_names))
     if kind == "remove-random":
@@ -176,6 +184,13 @@ def _relabel(splits: Splits, argument: str, rng: np.random.Generator) -> tuple[S
         Splits(_keep_classes(_with_labels(splits.train, disturbed.labels), kept), _keep_classes(splits.test, kept)),
         disturbed.record,
     )
+
+
+def _unlabel(splits: Splits, gone: list[int]) -> tuple[Splits, dict[str, Any]]:
+    names = splits.train.class_names
+    kept = _others(gone, names, "unlabel")
+    disturbed = disturb.unlabel_classes(splits.train.labels, gone, num_classes=len(names))
+    return Splits(_keep_classes(splits.train, kept), _keep_classes(splits.test, kept)), disturbed.record
 
 
 def _remove(splits: Splits, gone: list[int]) -> tuple[Splits, dict[str, Any]]:

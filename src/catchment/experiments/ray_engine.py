@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 from catchment.experiments.bench import (
     LOOK_AGAIN,
     RESULTS,
+    WAIT,
     Event,
     Listener,
     Pending,
@@ -72,9 +73,14 @@ def run_all_on_ray(
         def start(bench_run: BenchRun) -> Any:
             return task.remote(bench_run, pending.folder, options)
 
-        under_way = {start(bench_run): bench_run for bench_run in pending.runs}
+        under_way: dict[Any, BenchRun] = {}
+        waiting = list(pending.runs)
         try:
-            while under_way:
+            while under_way or waiting:
+                waiting = _start_ready(pending, waiting, under_way, start, listen)
+                if not under_way:
+                    time.sleep(LOOK_AGAIN)  # other runners are busy with the auxiliaries
+                    continue
                 ended, _ = ray.wait(list(under_way), timeout=LOOK_AGAIN)
                 for reference in ended:
                     bench_run = under_way.pop(reference)
@@ -89,6 +95,29 @@ def run_all_on_ray(
         finally:
             for reference in under_way:
                 ray.cancel(reference, force=True)
+
+
+def _start_ready(
+    pending: Pending,
+    waiting: list[BenchRun],
+    under_way: dict[Any, BenchRun],
+    start: Callable[[BenchRun], Any],
+    listen: Listener,
+) -> list[BenchRun]:
+    """Start the runs whose auxiliaries are finished, and record those whose auxiliaries failed; the runs still left."""
+    left = []
+    pending.drop_done()
+    for bench_run in waiting:
+        hold_up = pending.hold_up(bench_run)
+        if hold_up is None:
+            under_way[start(bench_run)] = bench_run
+        elif hold_up == WAIT:
+            left.append(bench_run)
+        else:
+            row = failed_row(bench_run, hold_up)
+            append_jsonl(pending.folder / RESULTS, row)
+            listen(Event("ended", bench_run, row))
+    return left
 
 
 def _task(bench_run: BenchRun, folder: Path, options: RunOptions) -> dict[str, Any] | None:

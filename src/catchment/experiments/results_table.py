@@ -6,7 +6,7 @@ import csv
 import io
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -16,6 +16,7 @@ from rich.text import Text
 
 from catchment.experiments.suite import BenchRun, Metric, Published, Selection, Suite, plan
 from catchment.training.config import TrainingConfig
+from catchment.training.loop import DIVERGED
 
 # settings that the protocol lists, in its words; everything else is the same for any result
 _PROTOCOL = {
@@ -30,6 +31,7 @@ _PROTOCOL = {
     "schedule": "schedule",
     "step_size": "step size",
     "step_factor": "step factor",
+    "milestones": "milestones",
     "clip_norm": "gradient clipping",
     "early_stopping": "early stopping",
     "augmentation": "augmentation",
@@ -77,6 +79,7 @@ class Row:
     variant: str
     seeds: tuple[int, ...]
     failed: int
+    diverged: int
     cells: Mapping[str, Cell]
     rate_realised: float | None
     device_seconds: float
@@ -121,6 +124,7 @@ def collect(suite: Suite, results: Sequence[Mapping[str, Any]]) -> ResultsTable:
     used: set[str] = set()
     finished = {row["key"]: row for row in results if row["status"] == "finished"}
     failed = {row["key"]: row for row in results if row["status"] == "failed" and row["key"] not in finished}
+    diverged = {key for key, row in failed.items() if row["error"].startswith(DIVERGED)}
     seeds = tuple(sorted({row["seed"] for row in results}))
     for budget, tuning in dict.fromkeys((row["budget"], row["tuning"]) for row in results):
         runs = plan(suite, Selection(seeds=seeds, budget=budget, tuning=tuning))
@@ -129,7 +133,7 @@ def collect(suite: Suite, results: Sequence[Mapping[str, Any]]) -> ResultsTable:
         for setting in suite.settings:
             of_setting = [run for run in known if run.setting == setting.name]
             if of_setting:
-                rows = _rows(suite, of_setting, finished)
+                rows = _rows(suite, of_setting, finished, diverged)
                 parts.append(
                     Part(_title(budget, tuning, setting.name), setting.about, _protocol(suite, of_setting), rows)
                 )
@@ -148,7 +152,9 @@ def collect(suite: Suite, results: Sequence[Mapping[str, Any]]) -> ResultsTable:
     return ResultsTable(suite, _metrics(suite, parts), tuple(parts), tuple(notes))
 
 
-def _rows(suite: Suite, runs: Sequence[BenchRun], finished: Mapping[str, Mapping[str, Any]]) -> tuple[Row, ...]:
+def _rows(
+    suite: Suite, runs: Sequence[BenchRun], finished: Mapping[str, Mapping[str, Any]], diverged: Collection[str]
+) -> tuple[Row, ...]:
     groups: dict[tuple[str, str, str], list[BenchRun]] = defaultdict(list)
     for run in runs:
         groups[run.disturbance, run.method, run.variant].append(run)
@@ -169,6 +175,7 @@ def _rows(suite: Suite, runs: Sequence[BenchRun], finished: Mapping[str, Mapping
                 variant=variant,
                 seeds=tuple(run.seed for run in group if run.key in finished),
                 failed=len(group) - len(done),
+                diverged=sum(run.key in diverged for run in group),
                 cells={metric.key: _cell(suite, metric, first, done) for metric in suite.metrics},
                 rate_realised=statistics.fmean(rates) if rates else None,
                 device_seconds=sum(row["device_seconds"] for row in done),
@@ -237,7 +244,9 @@ def _by_method(values: Mapping[str, str]) -> str:
 def _is_idle(name: str, training: TrainingConfig) -> bool:
     """Whether a setting does nothing under the others."""
     return (
-        (name in ("step_size", "step_factor") and training.schedule in ("cosine", "constant"))
+        (name == "step_factor" and training.schedule in ("cosine", "constant"))
+        or (name == "step_size" and training.schedule not in ("step", "plateau"))
+        or (name == "milestones" and training.schedule != "milestones")
         or (name in ("nesterov", "early_stopping", "bf16") and not getattr(training, name))
         or (name in ("momentum", "nesterov") and training.optimizer != "sgd")
     )
@@ -259,7 +268,7 @@ def _show(value: Any) -> str:
     if value is None:
         return "as the data set wants"
     if isinstance(value, tuple):
-        return ", ".join(value) or "none"
+        return ", ".join(map(_show, value)) or "none"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -344,11 +353,14 @@ def cells(table: ResultsTable, part: Part, row: Row) -> list[str]:
     texts = [row.disturbance, row.method, row.variant][: text_columns(part)]
     for metric in table.metrics:
         cell = row.cells[metric.key]
-        texts.append(shown(cell, metric))
+        all_diverged = cell.mean is None and row.diverged == row.failed > 0
+        texts.append("diverged" if all_diverged else shown(cell, metric))
         if _has_published(part, metric):
             texts.append(_published(cell, metric))
             texts.append(signed(cell.difference, metric))
-    seeds = str(len(row.seeds)) + (f" ({row.failed} failed)" if row.failed else "")
+    others = {"failed": row.failed - row.diverged, "diverged": row.diverged}
+    lost = ", ".join(f"{count} {what}" for what, count in others.items() if count)
+    seeds = str(len(row.seeds)) + (f" ({lost})" if lost else "")
     rate = "-" if row.rate_realised is None else f"{row.rate_realised:.2%}"
     return [*texts, seeds, rate, f"{row.device_seconds:.0f}"]
 
@@ -428,6 +440,7 @@ def to_records(table: ResultsTable) -> list[dict[str, Any]]:
             "sd": row.cells[metric.key].sd,
             "seeds": len(row.cells[metric.key].values),
             "failed": row.failed,
+            "diverged": row.diverged,
             "published": None if (figure := row.cells[metric.key].published) is None else figure.value,
             "published_sd": None if figure is None else figure.sd,
             "difference": row.cells[metric.key].difference,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -15,17 +16,31 @@ import torch
 
 from catchment import metrics, report
 from catchment.data import Dataset, ImageFiles, InputFormat, Splits, load_data, load_inputs
+from catchment.dsink import label_shares
+from catchment.experiments.auxiliaries import VIEWS, auxiliary_columns, auxiliary_config, final_labels, roles_needed
 from catchment.experiments.environment import hardware, versions
 from catchment.experiments.evaluation_record import write_evaluation
 from catchment.experiments.noise import add_unknowns, apply_imbalance, apply_noise, given_noise
+from catchment.experiments.tasks import check_task, settle_task
 from catchment.files import folder_lock, read_json, write_bytes, write_json
 from catchment.methods import create_objective
 from catchment.nets import create_net, input_statistics
-from catchment.objective import Model
+from catchment.objective import Model, Objective
+from catchment.training.batches import Column
 from catchment.training.checkpoint import Checkpointer
 from catchment.training.config import TrainingConfig
 from catchment.training.distributed import from_first_process, on_first_process, rank_and_world_size
-from catchment.training.evaluation import label_score_metrics, predict, prediction_metrics, wrong_labels
+from catchment.training.evaluation import (
+    TOP_K,
+    Predictions,
+    calibrate,
+    check_calibratable,
+    label_score_metrics,
+    predict,
+    prediction_metrics,
+    validation_metrics,
+    wrong_labels,
+)
 from catchment.training.loop import check_trainable, choose_device, cpu_threads, train
 from catchment.training.tensorboard import TensorBoardLog
 
@@ -50,8 +65,13 @@ class RunConfig:
         outside: a data set whose images open-set noise puts under the labels.
         unknowns: a data set whose test samples are added to the test part, as samples of none of the classes.
         also_test: data sets whose test parts, of the same classes, the trained model is judged by too.
+        task: what samples may have, one of ``TASKS``; None takes what the labels are for.
+        top_k: how many classes of each multi-label sample are judged by the metrics that end in "at_k".
         objective: a name that ``create_objective`` knows.
         parameters: of the objective.
+        noise_robust: for D-SINK, the finished run of an auxiliary model, or the objective to train one with first.
+        imbalance_robust: likewise.
+        auxiliary_view: "cached", auxiliaries see the images as they are, once; "augmented", as the model does.
         net: a name that ``create_net`` knows.
         activation: of the net, likewise.
         max_train_samples: how many training samples to keep, the same share of each class and the same ones for every
@@ -59,8 +79,11 @@ class RunConfig:
         validation: share of the training set held out for validation; 0 holds out none.
         validation_labels: "noisy", as a user would have them, or "clean", as some papers have them.
         validation_seed: of the draw of the validation part; None takes the run's seed.
+        calibrate: after training, fit on the validation part what the objective reads probabilities with: the
+            temperature of a softmax of many labels, or the C of a quasibinary classifier.
         judged_on: "test", or "validation" for tuning, which leaves the test set alone.
         eval_every: epochs between two looks at the test accuracy for the history, which decide nothing; 0: none.
+        last_epochs: average the test accuracy over so many last epochs too; 0: don't.
         training: how to train.
     """
 
@@ -77,16 +100,23 @@ class RunConfig:
     outside: str | None = None
     unknowns: str | None = None
     also_test: tuple[str, ...] = ()
+    task: str | None = None
+    top_k: int = TOP_K
     objective: str = "drainage"
     parameters: dict[str, Any] = field(default_factory=dict)
+    noise_robust: str | None = None
+    imbalance_robust: str | None = None
+    auxiliary_view: str = "cached"
     net: str = "auto"
     activation: str = "relu"
     max_train_samples: int = 0
     validation: float = 0.0
     validation_labels: str = "noisy"
     validation_seed: int | None = None
+    calibrate: bool = False
     judged_on: str = "test"
     eval_every: int = 0
+    last_epochs: int = 0
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:
@@ -94,9 +124,16 @@ class RunConfig:
             raise ValueError(f"validation is {self.validation}: give a share from 0 to below 1")
         if self.validation_labels not in ("noisy", "clean"):
             raise ValueError(f"validation labels are {self.validation_labels!r}: choose noisy or clean")
-        for name in ("max_train_samples", "eval_every"):
+        for name in ("max_train_samples", "eval_every", "last_epochs"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}: give a whole number of at least 0")
+        if self.auxiliary_view not in VIEWS:
+            raise ValueError(f"auxiliary_view is {self.auxiliary_view!r}: choose one of {', '.join(VIEWS)}")
+        check_task(self.task)
+        if self.top_k < 1:
+            raise ValueError(f"top_k is {self.top_k}: give a whole number of at least 1")
+        if self.calibrate and not self.validation:
+            raise ValueError("calibrate needs held-out samples: hold some out, with --validation 0.2 for example")
         if self.judged_on not in ("test", "validation"):
             raise ValueError(f"judged_on is {self.judged_on!r}: choose test or validation")
         if self.judged_on == "validation" and not self.validation:
@@ -126,6 +163,7 @@ class RunData:
     also: dict[str, Dataset]
     noise: dict[str, Any] | None
     imbalance: dict[str, Any] | None
+    task: str
 
 
 def load_run_data(config: RunConfig) -> RunData:
@@ -167,7 +205,8 @@ def load_run_data(config: RunConfig) -> RunData:
             if validation.clean_labels is None:
                 raise ValueError(f"the clean labels of {config.data} are not known: use --validation-labels noisy")
             validation = replace(validation, labels=validation.clean_labels)
-    return RunData(train_part, validation, splits.test, also, noise, imbalance)
+    task = settle_task(config.task, splits.train)
+    return RunData(train_part, validation, splits.test, also, noise, imbalance, task)
 
 
 def slug(source: str) -> str:
@@ -194,9 +233,14 @@ def split_validation(dataset: Dataset, share: float, seed: int) -> Splits:
 
 
 def stratified_subset(dataset: Dataset, count: int) -> Dataset:
-    """The same share of each class, ``count`` samples together, always the same ones; all where there are no more."""
+    """The same share of each class, ``count`` samples together, always the same ones; all where there are no more.
+
+    Of multi-label data any ``count`` samples, as sets of labels have no strata.
+    """
     if count >= len(dataset):
         return dataset
+    if dataset.is_multi_label:
+        return dataset.select(np.sort(np.random.default_rng(0).permutation(len(dataset))[:count]))
     from sklearn.model_selection import train_test_split
 
     _, classes = np.unique(dataset.labels, return_inverse=True)
@@ -243,20 +287,29 @@ def run(
     record = _config_record(config, data)
     if resume and (folder / CONFIG).exists() and read_json(folder / CONFIG)["fingerprint"] != record["fingerprint"]:
         raise ValueError(f"{config.data} has changed since the run in {folder} began: restore it, or start anew")
-    check_trainable(model, data.train, config.training, validation=data.validation)
+    roles = roles_needed(model.objective)
+    if not roles and (config.noise_robust or config.imbalance_robust):
+        raise ValueError(f"{config.objective} takes no auxiliary models: leave them out, or use --objective dsink")
+    to_come = {f"{role}_logits": torch.empty(0) for role in roles}
+    check_trainable(model, data.train, config.training, validation=data.validation, columns=to_come)
+    if config.calibrate:
+        check_calibratable(model.objective)
+    if config.last_epochs and data.task == "multi-label":
+        raise ValueError("last_epochs averages the accuracy, which multi-label data have none of: leave it out")
     on_start(data, model)
     if rank > 0:
-        _train_and_evaluate(config, data, model, None, resume, on_epoch)
+        _train_and_evaluate(config, data, model, _columns(config, data, model, folder), None, resume, on_epoch)
         return {}
     folder.mkdir(parents=True, exist_ok=True)
     with folder_lock(folder):
         if not (folder / CONFIG).exists():
             write_json(folder / CONFIG, record)
+        columns = _columns(config, data, model, folder)
         with ExitStack() as stack:
             listeners = [on_epoch]
             if log is not None:
                 listeners.append(stack.enter_context(log))
-            numbers = _train_and_evaluate(config, data, model, folder, resume, _all_of(listeners))
+            numbers = _train_and_evaluate(config, data, model, columns, folder, resume, _all_of(listeners))
         _write_weights(model, folder / WEIGHTS)
         write_json(folder / METRICS, numbers)
         return _finished(folder)
@@ -279,10 +332,30 @@ def _finished(folder: Path) -> dict[str, Any]:
     return numbers
 
 
+def _columns(config: RunConfig, data: RunData, model: Model, folder: Path) -> dict[str, Column]:
+    """What the auxiliary models say, which are trained in ``folder`` where none are given."""
+
+    def train_auxiliary(role: str, objective: str) -> Path:
+        where = folder / role.replace("_", "-")
+        run(auxiliary_config(config, objective), where, resume=True)
+        from_first_process(None)  # the others wait until it is written
+        return where
+
+    return auxiliary_columns(
+        model.objective,
+        {"noise_robust": config.noise_robust, "imbalance_robust": config.imbalance_robust},
+        data.train,
+        view=config.auxiliary_view,
+        device=config.training.device,
+        train_auxiliary=train_auxiliary,
+    )
+
+
 def _train_and_evaluate(
     config: RunConfig,
     data: RunData,
     model: Model,
+    columns: dict[str, Column],
     folder: Path | None,
     resume: bool,
     on_epoch: Callable[[dict[str, Any]], None],
@@ -293,21 +366,31 @@ def _train_and_evaluate(
         data.train,
         config.training,
         validation=data.validation,
+        columns=columns,
         folder=folder,
         resume=resume,
         on_epoch=on_epoch,
         evaluate=lambda trained: _test_accuracy(trained, data.test),
         evaluate_every=config.eval_every if config.judged_on == "test" else 0,
+        evaluate_last=config.last_epochs if config.judged_on == "test" else 0,
     )
     with cpu_threads(result.threads):
+        fitted = calibrate(model, data.validation) if config.calibrate and data.validation is not None else {}
         on_judged, on_train = predict(model, judged), predict(model, data.train)
-        scores = {f"{config.judged_on}_{k}": v for k, v in prediction_metrics(model, on_judged, judged).items()}
+        found = prediction_metrics(model, on_judged, judged, top_k=config.top_k)
+        scores: dict[str, Any] = {f"{config.judged_on}_{name}": value for name, value in found.items()}
         scores |= label_score_metrics(on_train, data.train)
+        scores |= _correction_metrics(model.objective, on_train, data.train, columns)
+        if data.imbalance is not None:
+            scores |= _frequency_metrics(on_judged, judged, data.train, config.judged_on)
+        if config.last_epochs and config.judged_on == "test":
+            last = [row["test_accuracy"] for row in result.history[-config.last_epochs :]]
+            scores["test_accuracy_last_epochs"] = sum(last) / len(last)
         for name, other in data.also.items() if config.judged_on == "test" else ():
-            found = prediction_metrics(model, predict(model, other), other)
+            found = prediction_metrics(model, predict(model, other), other, top_k=config.top_k)
             scores |= {f"also_{name}_{key}": value for key, value in found.items()}
     if folder is not None and config.judged_on == "test":
-        write_evaluation(folder, data.train, on_train, data.test, on_judged)
+        write_evaluation(folder, data.train, on_train, data.test, on_judged, top_k=config.top_k)
     wrong = wrong_labels(data.train)
     return {
         **scores,
@@ -315,6 +398,9 @@ def _train_and_evaluate(
         "noise": data.noise,
         "imbalance": data.imbalance,
         "data": data.train.name,
+        "task": data.task,
+        "top_k": min(config.top_k, data.train.num_classes) if data.task == "multi-label" else None,
+        **{f"calibrated_{name}": value for name, value in fitted.items()},
         "objective": config.objective,
         "seed": config.training.seed,
         "epochs": len(result.history),
@@ -332,7 +418,45 @@ def _train_and_evaluate(
     }
 
 
+def _correction_metrics(
+    objective: Objective, on_train: Predictions, train_part: Dataset, columns: dict[str, Column]
+) -> dict[str, Any]:
+    """What became of wrong and of right labels, in the model's own predictions and in the labels of D-SINK."""
+    if train_part.clean_labels is None or train_part.is_multi_label:
+        return {}
+    given, clean = torch.from_numpy(train_part.labels), torch.from_numpy(train_part.clean_labels)
+    shares = label_shares(on_train.probabilities, given, clean)
+    found: dict[str, Any] = {f"train_{name}": share for name, share in shares.items() if not math.isnan(share)}
+    solved = final_labels(objective, on_train.logits, columns)
+    if solved is not None:
+        shares = label_shares(solved.pop("labels"), given, clean)
+        found |= {f"transported_{name}": share for name, share in shares.items() if not math.isnan(share)}
+        counts = np.bincount(train_part.labels[train_part.labels >= 0], minlength=train_part.num_classes)
+        found["transport"] = {**solved, "given": counts.tolist()}
+    return found
+
+
+def _frequency_metrics(
+    predictions: Predictions, judged: Dataset, train_part: Dataset, judged_on: str
+) -> dict[str, float]:
+    """Accuracy on classes with many, medium and few samples of training, by their true labels where these are known.
+
+    Up to 20 classes: the largest 20 %, the next 50 % and the smallest 30 %; of more, above 100, 20 to 100 and below.
+    """
+    true = train_part.labels if train_part.clean_labels is None else train_part.clean_labels
+    counts = np.bincount(true[true >= 0], minlength=train_part.num_classes)
+    known = judged.labels >= 0
+    groups = {"many": 100, "few": 20}
+    if len(counts) <= 20:  # by rank, as the sets of ten classes have hundreds of samples in each
+        groups = {"many": len(counts) - 1 - round(0.2 * len(counts)), "few": round(0.3 * len(counts))}
+        counts = counts.argsort(kind="stable").argsort(kind="stable")
+    found = metrics.group_accuracy(predictions.probabilities[known], judged.labels[known], counts, **groups)
+    return {f"{judged_on}_accuracy_{name}": value for name, value in found.items() if not math.isnan(value)}
+
+
 def _test_accuracy(model: Model, test: Dataset) -> dict[str, float]:
+    if test.is_multi_label:
+        return {"test_map": validation_metrics(model, test)["validation_map"]}
     known = test.select(test.labels >= 0)
     return {"test_accuracy": metrics.accuracy(predict(model, known).probabilities, known.labels)} if len(known) else {}
 
@@ -382,12 +506,11 @@ def check_new_folder(folder: Path) -> None:
 
 def _config_record(config: RunConfig, data: RunData) -> dict[str, Any]:
     train_part = data.train
-    counts = np.bincount(train_part.labels[train_part.labels >= 0], minlength=train_part.num_classes)
     return {
         **config.to_dict(),
         "input_format": InputFormat.of(train_part).to_dict(),
         "train_samples": len(train_part),
-        "class_counts": counts.tolist(),
+        "class_counts": train_part.class_counts.tolist(),
         "noise_record": data.noise,
         "imbalance_record": data.imbalance,
         "fingerprint": _fingerprint(train_part),

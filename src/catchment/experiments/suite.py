@@ -25,6 +25,8 @@ from catchment.training.config import TrainingConfig
 
 FOLDER = resources.files("catchment.experiments") / "suites"
 BUDGETS = ("paper", "quick")
+AUXILIARY_ROLES = ("noise_robust", "imbalance_robust")
+RUN_OF = "run:"  # before the key of a run of the same suite
 QUICK_SAMPLES, QUICK_EPOCHS = 12_000, 10
 _MACHINE = ("device", "threads", "workers")  # settings of where a run runs, not of what comes out
 TUNING_SHARE, TUNING_SEED = 0.2, 42
@@ -35,7 +37,9 @@ _VALUES: dict[str, tuple[Any, str]] = {
     "float": (int | float, "a number"),
     "bool": (bool, "true or false"),
 }
-_IN_WORDS: dict[Any, str] = {str: "text in quotes", list: "a list", int: "a whole number", float: "a number"}
+_IN_WORDS: dict[Any, str] = {
+    bool: "true or false", str: "text in quotes", list: "a list", int: "a whole number", float: "a number",
+}  # fmt: skip
 # keys that a run's settings have too -> what they must be
 _RUN_KEYS: dict[str, type[Any]] = {
     "test": str,
@@ -45,9 +49,13 @@ _RUN_KEYS: dict[str, type[Any]] = {
     "validation": float,
     "validation_labels": str,
     "activation": str,
+    "auxiliary_view": str,
+    "last_epochs": int,
     "also_test": list,
     "imbalance": str,
     "unknowns": str,
+    "task": str,
+    "top_k": int,
 }
 _KEYS = (
     *("name", "title", "about", "data", "net", "seeds", "training", "metrics", "disturbances", "methods"),
@@ -55,7 +63,10 @@ _KEYS = (
 )
 # training settings that are no part of a suite -> where they are said
 _ELSEWHERE = {"seed": "seeds are given at the top of the file", "device": "the device is given to the command"}
-_LOWER_IS_BETTER = ("nll", "brier", "ece", "aurc", "fpr_at_95_tpr")
+_LOWER_IS_BETTER = (
+    *("nll", "brier", "ece", "ece_marginal", "ece_at_k", "aurc", "fpr_at_95_tpr"),
+    *("hamming_loss", "mean_max_confidence", "share_above_one"),
+)
 
 
 @dataclass(frozen=True)
@@ -108,13 +119,21 @@ class Disturbance:
 
 @dataclass(frozen=True)
 class SuiteMethod:
-    """A row of the table: an objective with its parameters, and its own net and activation where it has them."""
+    """A row of the table: an objective with its parameters, and its own net and activation where it has them.
+
+    ``noise_robust`` and ``imbalance_robust`` name methods further up, whose runs of the same seed, disturbance and
+    setting are the auxiliary models of D-SINK. ``calibrate`` fits a softmax's temperature or a quasibinary C on the
+    validation part, as the setting of a run does.
+    """
 
     name: str
     objective: str
     parameters: Mapping[str, Any]
     net: str | None = None
     activation: str | None = None
+    noise_robust: str | None = None
+    imbalance_robust: str | None = None
+    calibrate: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -213,26 +232,37 @@ class BenchRun:
 
     @property
     def key(self) -> str:
-        """A hash of what decides the result: equal runs, of two settings for example, are done once.
+        """What it is called on disk: see ``key_of``."""
+        return key_of(self.config)
 
-        What has its default value stays out, so that results outlive new settings.
-        """
-        values, defaults = self.config.to_dict(), RunConfig().to_dict()
-        del values["eval_every"], values["data_dir"]
-        training, usual = values.pop("training"), defaults["training"]
-        floats = {field.name for field in fields(TrainingConfig) if field.type == "float"}
-        decisive: dict[str, Any] = {k: v for k, v in values.items() if v != defaults[k]}
-        decisive["training"] = {
-            k: float(v) if k in floats else v for k, v in training.items() if k not in _MACHINE and v != usual[k]
-        }
-        decisive["parameters"] = {k: _plain_number(v) for k, v in values["parameters"].items()}
-        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
+    @property
+    def auxiliaries(self) -> dict[str, str]:
+        """Which of the run's settings are runs that must be finished first, and their keys."""
+        found = {role: getattr(self.config, role) for role in AUXILIARY_ROLES}
+        return {role: run.removeprefix(RUN_OF) for role, run in found.items() if run and run.startswith(RUN_OF)}
 
     def describe(self) -> str:
         """In words, for progress and messages."""
         return ", ".join(part for part in (self.setting, self.disturbance, self.method, self.variant) if part) + (
             f", seed {self.seed}"
         )
+
+
+def key_of(config: RunConfig) -> str:
+    """A hash of what decides the result: equal runs, of two settings for example, are done once.
+
+    What has its default value stays out, so that results outlive new settings.
+    """
+    values, defaults = config.to_dict(), RunConfig().to_dict()
+    del values["eval_every"], values["data_dir"]
+    training, usual = values.pop("training"), defaults["training"]
+    floats = {field.name for field in fields(TrainingConfig) if field.type == "float"}
+    decisive: dict[str, Any] = {k: v for k, v in values.items() if v != defaults[k]}
+    decisive["training"] = {
+        k: float(v) if k in floats else v for k, v in training.items() if k not in _MACHINE and v != usual[k]
+    }
+    decisive["parameters"] = {k: _plain_number(v) for k, v in values["parameters"].items()}
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def list_suites() -> list[str]:
@@ -314,7 +344,7 @@ def plan(suite: Suite, selection: Selection) -> list[BenchRun]:
     _check_names(selection.only, names, "method or disturbance", suite)
     settings = [s for s in suite.settings if not selection.settings or s.name in selection.settings]
     disturbances = _only(suite.disturbances, selection.only)
-    methods = _only(suite.methods, selection.only)
+    methods = _with_auxiliaries(_only(suite.methods, selection.only), suite)
     seeds = selection.seeds or (suite.seeds[:1] if selection.tuning else suite.seeds)
     variants = _grid(suite.tuning) if selection.tuning else [{}]
     return [
@@ -365,6 +395,10 @@ def _config(
     training = TrainingConfig.from_dict({**suite.training, **setting.training, **of_method, **variant, "seed": seed})
     own = {key: value for part in (disturbance, method) for key, value in vars(part).items() if value is not None}
     del own["name"]
+    for role in own.keys() & set(AUXILIARY_ROLES):
+        auxiliary = next(each for each in suite.methods if each.name == own[role])
+        config = _config(suite, selection, setting, disturbance, auxiliary, variant, seed)
+        own[role] = RUN_OF + key_of(config)
     config = RunConfig(
         **{
             "data": suite.data,
@@ -385,6 +419,7 @@ def _config(
             validation_seed=TUNING_SEED,
             validation_labels=selection.tuning,
             judged_on="validation",
+            calibrate=False,
         )
     return config
 
@@ -408,7 +443,7 @@ def _disturbances(values: dict[str, Any], where: str) -> tuple[Disturbance, ...]
 
 
 def _methods(values: dict[str, Any], where: str) -> tuple[SuiteMethod, ...]:
-    methods = []
+    methods: list[SuiteMethod] = []
     for entry in _tables(values, "methods", where):
         at = f"{where}, methods"
         known = [field.name for field in fields(SuiteMethod)]
@@ -422,7 +457,14 @@ def _methods(values: dict[str, Any], where: str) -> tuple[SuiteMethod, ...]:
             create_objective(entry["objective"], num_classes=2, **parameters)
         except ValueError as error:
             raise ValueError(f"{at}: {error}") from None
-        own = {key: _take(entry, key, str, at) for key in ("net", "activation") if key in entry}
+        texts = ("net", "activation", *AUXILIARY_ROLES)
+        own: dict[str, Any] = {key: _take(entry, key, str, at) for key in texts if key in entry}
+        for role in own.keys() & set(AUXILIARY_ROLES):
+            if own[role] not in _names(methods):
+                above = did_you_mean(own[role], _names(methods), "there are")
+                raise ValueError(f"{at}: {role} of {name!r} is {own[role]!r}, which is no method above it: {above}")
+        if "calibrate" in entry:
+            own["calibrate"] = _take(entry, "calibrate", bool, at)
         methods.append(SuiteMethod(name, entry["objective"], parameters, **own))
     return tuple(methods)
 
@@ -605,6 +647,15 @@ def _check_names(names: Iterable[str], known: Sequence[str], what: str, suite: S
 def _only(entries: Sequence[Any], only: tuple[str, ...]) -> list[Any]:
     """The entries that are named; all where none of them is."""
     return [entry for entry in entries if entry.name in only] or list(entries)
+
+
+def _with_auxiliaries(methods: list[SuiteMethod], suite: Suite) -> list[SuiteMethod]:
+    """Those methods and the ones they need, in the order of the suite."""
+    wanted = {method.name for method in methods}
+    for method in reversed(suite.methods):  # a method stands below those it needs
+        if method.name in wanted:
+            wanted |= {method.noise_robust, method.imbalance_robust} - {None}  # type: ignore[arg-type]
+    return [method for method in suite.methods if method.name in wanted]
 
 
 def _names(entries: Iterable[Any]) -> list[str]:

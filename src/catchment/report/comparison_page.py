@@ -152,12 +152,16 @@ def _curves(runs: list[RunFolder]) -> list[tuple[Markup, str]]:
         ("training loss", "train_loss"),
         ("validation accuracy", "validation_accuracy"),
         ("test accuracy", "test_accuracy"),
+        ("validation mAP", "validation_map"),
+        ("test mAP", "test_map"),
+        ("log C", "log_normalizer"),
+        ("standard deviation of log Z over samples", "log_partition_sd"),
     ):
         found = [column(run, key) for run in runs]
         shown = [figures.Line("", *each, style=style) for style, each in enumerate(found) if len(each[0])]
         if shown:
             text = f"{sentence(title)} per epoch."
-            if key == "test_accuracy":
+            if key in ("test_accuracy", "test_map"):
                 text += " It chose nothing: no epoch and no setting was picked by it."
             figure = figures.lines(shown, x_label="epoch", y_label=title, description=f"{text} {len(shown)} runs.")
             curves.append((Markup(figure), text))
@@ -208,7 +212,9 @@ def _classes(runs: list[RunFolder], names: list[str]) -> dict[str, Any] | None:
     """Accuracy per class as a table, and a figure of the classes that differ most; None if the classes differ."""
     class_names = runs[0].class_names
     found = _evaluations(runs)
-    if any(run.class_names != class_names for run in runs) or not any(e.known.any() for _, e in found):
+    if any(run.class_names != class_names for run in runs) or any(e.is_multi_label for _, e in found):
+        return None
+    if not any(e.known.any() for _, e in found):
         return None
     values = np.full((len(runs), len(class_names)), np.nan)
     for style, evaluation in found:

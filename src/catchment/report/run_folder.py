@@ -34,8 +34,24 @@ class Evaluation:
         return self.arrays.get(name)
 
     @property
+    def is_multi_label(self) -> bool:
+        """Whether a sample has any number of labels."""
+        return self["test_label"].ndim == 2
+
+    @property
+    def judged(self) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """The confidence of each test prediction that can be judged, and whether it is right.
+
+        With many labels each sample's k highest classes are a prediction each.
+        """
+        if self.is_multi_label:
+            right = np.take_along_axis(self["test_label"], self["test_predicted"], axis=1) == 1
+            return self["test_confidence"].ravel(), right.ravel()
+        return self["test_confidence"][self.known], self.correct
+
+    @property
     def known(self) -> NDArray[np.bool_]:
-        """Which test samples are of a known class."""
+        """Which test samples are of a known class, where a sample has one."""
         known: NDArray[np.bool_] = self["test_label"] >= 0
         return known
 
@@ -68,6 +84,10 @@ class RunFolder:
     def class_names(self) -> list[str]:
         """One name per class."""
         return [str(name) for name in self.config["input_format"]["class_names"]]
+
+    def label_names(self, labels: NDArray[Any]) -> str:
+        """The names of the classes of one sample, of 0 and 1 for each."""
+        return ", ".join(self.class_names[c] for c in np.flatnonzero(labels)) or "no label"
 
     def class_name(self, label: int) -> str:
         """What a label means, in words."""

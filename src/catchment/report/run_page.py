@@ -19,6 +19,7 @@ from catchment.report.thumbnails import PIXEL_ART, data_address
 NAME = "report.html"
 # Pictures of each kind, and classes up to which a page has the whole matrix as a table.
 _SHOWN, _TABLE_CLASSES = 48, 100
+_PANELS = 24
 
 
 class _Sample(NamedTuple):
@@ -32,6 +33,17 @@ class _Sample(NamedTuple):
     size: tuple[int, int] | None
     wrong: bool | None
     clean: str
+
+
+class _Panel(NamedTuple):
+    """A test sample of many labels: its highest classes with their probabilities, and whether they are right."""
+
+    id: str
+    labels: str
+    top: list[tuple[str, float, bool]]
+    score: float
+    picture: str | None
+    size: tuple[int, int] | None
 
 
 class _Matrix(NamedTuple):
@@ -60,7 +72,7 @@ def write_run_report(folder: Path) -> Path:
         "title": f"{metrics.get('objective')} on {metrics.get('data')}",
         "summary": summary(run),
         "tiles": _tiles(metrics),
-        "noise": metrics.get("noise"),
+        "noise": metrics.get("noise") if _transitions(run) is not None else None,
         "transitions": _transitions(run),
         "curves": learning_curves(run),
         "missing": why_no_evaluation(run) if evaluation is None else None,
@@ -71,6 +83,7 @@ def write_run_report(folder: Path) -> Path:
         "history_columns": list(dict.fromkeys(key for row in run.history for key in row)),
         **dict.fromkeys(("confusion", "reliability", "risk", "scores")),
         "gallery": [],
+        "panels": [],
         "suspects": [],
     }
     if evaluation is not None:
@@ -79,8 +92,9 @@ def write_run_report(folder: Path) -> Path:
             "reliability": _reliability(evaluation),
             "risk": _risk(evaluation),
             "scores": _scores(run, evaluation),
-            "gallery": _gallery(run, evaluation),
-            "suspects": _suspects(run, evaluation),
+            "gallery": [] if evaluation.is_multi_label else _gallery(run, evaluation),
+            "panels": _panels(run, evaluation) if evaluation.is_multi_label else [],
+            "suspects": (_suspect_sets if evaluation.is_multi_label else _suspects)(run, evaluation),
         }
     values["score_name"] = score_name(run)
     values["label_auroc"] = metrics.get("label_score_auroc")
@@ -101,7 +115,11 @@ def summary(run: RunFolder) -> list[str]:
         + f"{format_number(metrics.get('test_samples'))} test samples of {len(run.class_names)} classes."
     ]
     noise = metrics.get("noise")
-    if noise:
+    if noise and noise.get("samples_unlabelled"):
+        sentences.append(
+            f"The labels of {noise['samples_unlabelled']} training samples were taken off: they are of no class."
+        )
+    elif noise:
         sentences.append(
             f"Label noise put on the training labels: {noise['kind']}, asked {format_number(noise['rate_asked'])}, "
             f"realised {format_number(noise['rate_realised'])} of all labels."
@@ -162,20 +180,38 @@ def learning_curves(run: RunFolder) -> list[tuple[Markup, str]]:
             [figures.Line("training loss", *loss)], x_label="epoch", y_label="training loss", description=text
         )
         curves.append((Markup(figure), text))
-    accuracies = {"validation accuracy": "validation_accuracy", "test accuracy": "test_accuracy"}
-    found = {name: column(run, key) for name, key in accuracies.items()}
+    metric = "mAP" if run.metrics.get("task") == "multi-label" else "accuracy"
+    found = {f"{part} {metric}": column(run, f"{part}_{metric.lower()}") for part in ("validation", "test")}
     shown = [figures.Line(name, *found[name], style=i) for i, name in enumerate(found) if len(found[name][0])]
     if shown:
         text = sentence("; ".join(f"{line.name} {_from_to(line.y)}" for line in shown)) + "."
-        if len(found["test accuracy"][0]):
-            text += " The test accuracy over epochs chose nothing: no epoch and no setting was picked by it."
-        figure = figures.lines(
-            shown, x_label="epoch", y_label="accuracy", description=text, legend=True, vertical=reported
-        )
+        if len(found[f"test {metric}"][0]):
+            text += f" The test {metric} over epochs chose nothing: no epoch and no setting was picked by it."
+        figure = figures.lines(shown, x_label="epoch", y_label=metric, description=text, legend=True, vertical=reported)
         if reported is not None:
             text += f" Vertical line: epoch {reported}, whose numbers are reported."
         curves.append((Markup(figure), text))
-    return curves
+    return curves + _normalizer_curves(run)
+
+
+def _normalizer_curves(run: RunFolder) -> list[tuple[Markup, str]]:
+    """The quasibinary log C, and how far the log Z of single samples lie apart, per epoch."""
+    epochs, mean = column(run, "log_partition_mean")
+    if not epochs:
+        return []
+    spread = np.asarray(column(run, "log_partition_sd")[1])
+    shown = [
+        figures.Line("log Z of training samples, mean", epochs, mean, style=0),
+        figures.Line("one standard deviation above", epochs, mean + spread, style=4, markers=False),
+        figures.Line("and below", epochs, mean - spread, style=4, markers=False),
+    ]
+    text = f"Log Z = log sum exp(z) of single training samples: standard deviation {_from_to(spread)}."
+    constant = column(run, "log_normalizer")
+    if len(constant[0]):
+        shown.append(figures.Line("log C", *constant, style=1))
+        text += f" The running log C, one for all samples: {_from_to(constant[1])}."
+    figure = figures.lines(shown, x_label="epoch", y_label="nats", description=text, legend=True)
+    return [(Markup(figure), text)]
 
 
 def column(run: RunFolder, key: str) -> tuple[list[float], list[float]]:
@@ -193,8 +229,15 @@ def _from_to(values: Sequence[float] | NDArray[np.float64]) -> str:
 def _tiles(metrics: dict[str, Any]) -> list[tuple[str, str]]:
     """The numbers that matter most, the first of them large."""
     judged = metrics.get("judged_on", "test")
-    tiles = [(f"{judged} accuracy", format_percent(metrics.get(f"{judged}_accuracy")))]
+    if metrics.get("task") == "multi-label":
+        tiles = [(f"{judged} mAP", format_percent(metrics.get(f"{judged}_map")))]
+    else:
+        tiles = [(f"{judged} accuracy", format_percent(metrics.get(f"{judged}_accuracy")))]
+    k = metrics.get("top_k")
     others = {
+        f"macro F1 of the {k} highest classes": f"{judged}_f1_macro_at_k",
+        f"calibration error (ECE) of the {k} highest": f"{judged}_ece_at_k",
+        "AUROC of samples without a label": f"{judged}_unlabelled_auroc",
         "calibration error (ECE)": f"{judged}_ece",
         "area under risk-coverage": f"{judged}_aurc",
         "AUROC of unknown samples": f"{judged}_unknown_auroc",
@@ -213,7 +256,7 @@ def _three_digits(value: float) -> str:
 
 def _transitions(run: RunFolder) -> _Matrix | None:
     noise = run.metrics.get("noise")
-    if not noise:
+    if not noise or noise.get("samples_unlabelled"):
         return None
     counts = np.asarray(noise["transition_counts"], dtype=np.int64)
     # the counts cover the classes before relabelling, the run knows the names of those that are left
@@ -246,6 +289,9 @@ def _reliability(evaluation: Evaluation) -> dict[str, Any] | None:
     if bins is None:
         return None
     text = f"Accuracy against confidence in {len(bins.count)} bins; expected calibration error {bins.ece:.4f}."
+    if evaluation.is_multi_label:
+        k = evaluation["test_predicted"].shape[1]
+        text += f" Judged are the {k} highest classes of each sample, each right if the sample has it."
     edges = np.arange(len(bins.count) + 1) / len(bins.count)
     rows = [
         (
@@ -282,13 +328,19 @@ def _scores(run: RunFolder, evaluation: Evaluation) -> dict[str, Any] | None:
     auroc = run.metrics.get("test_unknown_auroc")
     if auroc is not None:
         text += f" AUROC of unknown against known test samples: {auroc:.4f}."
+    auroc = run.metrics.get("test_unlabelled_auroc")
+    if auroc is not None:
+        text += f" AUROC of test samples without a label against those with one: {auroc:.4f}."
     figure = score_histogram(run, groups, summaries.histogram_edges(groups), text)
     return {"figure": figure, "text": text}
 
 
 def score_histogram(run: RunFolder, groups: list[summaries.ScoreGroup], edges: Any, text: str) -> Markup:
     """The unknown scores of each group; a group looks the same on every page."""
-    styles = {"clean (training)": 0, "training samples": 0, "mislabelled (training)": 1, "unknown (test)": 2}
+    styles = {
+        "clean (training)": 0, "training samples": 0, "mislabelled (training)": 1, "unknown (test)": 2,
+        "no class (training)": 3, "labelled (test)": 0, "no label (test)": 2,
+    }  # fmt: skip
     parts = [(group.name, group.scores, styles[group.name]) for group in groups]
     return Markup(figures.histograms(parts, edges, x_label=score_name(run), description=text))
 
@@ -312,6 +364,48 @@ def _gallery(run: RunFolder, evaluation: Evaluation) -> list[_Sample]:
         )
         for k in shown
     ]
+
+
+def _panels(run: RunFolder, evaluation: Evaluation) -> list[_Panel]:
+    """Multi-label test samples with their highest classes."""
+    images, index = evaluation.get("gallery_image"), evaluation["gallery_index"]
+    panels = []
+    for k in np.unique(np.linspace(0, len(index) - 1, min(_PANELS, len(index))).round().astype(np.int64)):
+        row = index[k]
+        given = evaluation["test_label"][row]
+        top = zip(evaluation["test_predicted"][row], evaluation["test_confidence"][row], strict=True)
+        panels.append(
+            _Panel(
+                id=str(evaluation["gallery_id"][k]),
+                labels=run.label_names(given),
+                top=[(run.class_name(int(c)), float(p), bool(given[c])) for c, p in top],
+                score=float(evaluation["test_unknown_score"][row]),
+                picture=None if images is None else data_address(images[k]),
+                size=None if images is None else (images.shape[2], images.shape[1]),
+            )
+        )
+    return panels
+
+
+def _suspect_sets(run: RunFolder, evaluation: Evaluation) -> list[_Sample]:
+    """Multi-label training samples with the class whose presence or absence is most likely wrong."""
+    images = evaluation.get("suspect_image")
+    samples = []
+    for k, row in enumerate(evaluation["suspect_index"][:_SHOWN].tolist()):
+        given, c = evaluation["train_label"][row], int(evaluation["suspect_class"][k])
+        samples.append(
+            _Sample(
+                id=str(evaluation["suspect_id"][k]),
+                label=run.label_names(given),
+                predicted=f"{run.class_name(c)} {evaluation['suspect_probability'][k]:.2g}",
+                score=float(evaluation["train_label_score"][row]),
+                picture=None if images is None else data_address(images[k]),
+                size=None if images is None else (images.shape[2], images.shape[1]),
+                wrong=None,
+                clean="",
+            )
+        )
+    return samples
 
 
 def _suspects(run: RunFolder, evaluation: Evaluation) -> list[_Sample]:
@@ -343,6 +437,7 @@ def _contents(values: dict[str, Any]) -> list[tuple[str, str]]:
         ("confidence", "Confidence", values["reliability"] or values["risk"]),
         ("scores", "Unknown score", values["scores"]),
         ("gallery", "From clear to unknown", values["gallery"]),
+        ("panels", "Highest classes", values["panels"]),
         ("suspects", "Suspect labels", values["suspects"]),
         ("numbers", "Numbers", True),
         ("settings", "Settings", True),

@@ -13,7 +13,7 @@ from catchment.report.run_folder import Evaluation
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
-BINS = 15
+BINS, TOP_K_BINS = 15, 10
 # A curve of a million samples is drawn with as many points as a screen can tell apart.
 _CURVE_POINTS = 250
 
@@ -45,19 +45,25 @@ class ScoreGroup:
     scores: Floats
 
 
-def reliability(evaluation: Evaluation, bins: int = BINS) -> Reliability | None:
-    """The bins of ``metrics.reliability`` and their ECE; None without test samples of a known class."""
-    confidence = evaluation["test_confidence"][evaluation.known]
+def reliability(evaluation: Evaluation, bins: int | None = None) -> Reliability | None:
+    """The bins of ``metrics.reliability`` and their ECE; None without predictions to judge.
+
+    There are 15 bins by default, and 10 where samples have many labels, as ``ece_at_k`` has.
+    """
+    bins = bins or (TOP_K_BINS if evaluation.is_multi_label else BINS)
+    confidence, correct = evaluation.judged
     if len(confidence) == 0 or not np.isfinite(confidence).all():
         return None
     # A second column of zeros never wins, so that its class stands for "wrong": same bins, same ECE as of all columns.
     probabilities = np.stack([confidence, np.zeros_like(confidence)], axis=1)
-    target = np.where(evaluation.correct, 0, 1)
+    target = np.where(correct, 0, 1)
     return Reliability(*metrics.reliability(probabilities, target, bins), metrics.ece(probabilities, target, bins))
 
 
 def risk_coverage(evaluation: Evaluation) -> RiskCoverage | None:
-    """The curve by the unknown score, thinned; None without test samples of a known class."""
+    """The curve by the unknown score, thinned; None without test samples of a known class, or with many labels."""
+    if evaluation.is_multi_label:
+        return None
     score = evaluation["test_unknown_score"][evaluation.known]
     if len(score) == 0 or np.isnan(score).any():
         return None
@@ -67,7 +73,9 @@ def risk_coverage(evaluation: Evaluation) -> RiskCoverage | None:
 
 
 def confusion_counts(evaluation: Evaluation, num_classes: int) -> Counts | None:
-    """How often a class (row) was taken for another (column); None without test samples of a known class."""
+    """How often a class (row) was taken for another (column); None without test samples of one known class."""
+    if evaluation.is_multi_label:
+        return None
     known = evaluation.known
     if not known.any():
         return None
@@ -105,14 +113,25 @@ def wrong_training_labels(evaluation: Evaluation) -> NDArray[np.int8]:
 
 
 def unknown_score_groups(evaluation: Evaluation) -> list[ScoreGroup]:
-    """The unknown scores of clean, mislabelled and unknown samples; kinds without a finite score are left out."""
+    """The unknown scores of clean, mislabelled and unknown samples; kinds without a finite score are left out.
+
+    With many labels: those of test samples with a label and without.
+    """
+    if evaluation.is_multi_label:
+        has_label, score = evaluation["test_label"].any(axis=1), evaluation["test_unknown_score"]
+        return _finite_groups({"labelled (test)": score[has_label], "no label (test)": score[~has_label]})
     wrong, score = wrong_training_labels(evaluation), evaluation["train_unknown_score"]
     groups = {
         "clean (training)": score[wrong == 0],
         "mislabelled (training)": score[wrong == 1],
         "training samples": score[(wrong == -1) & (evaluation["train_label"] >= 0)],
+        "no class (training)": score[evaluation["train_label"] == UNKNOWN_CLASS],
         "unknown (test)": evaluation["test_unknown_score"][evaluation["test_label"] == UNKNOWN_CLASS],
     }
+    return _finite_groups(groups)
+
+
+def _finite_groups(groups: dict[str, NDArray[np.float32]]) -> list[ScoreGroup]:
     finite = {name: values[np.isfinite(values)].astype(np.float64) for name, values in groups.items()}
     return [ScoreGroup(name, values) for name, values in finite.items() if len(values)]
 

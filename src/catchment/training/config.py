@@ -9,7 +9,7 @@ from numbers import Integral, Real
 from typing import Any
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
-SCHEDULES = ("cosine", "step", "plateau", "constant")
+SCHEDULES = ("cosine", "step", "milestones", "plateau", "constant")
 # steps of augmentation that take a part of an image, and so come first
 _CUTS = ("random-resized-crop", "random-crop")
 # steps that mix the images and labels of a batch, and so come last
@@ -37,13 +37,14 @@ class TrainingConfig:
         nesterov: of SGD.
         weight_decay: the optimiser's.
         l1: adds ``l1 * sum |w|`` over all parameters to what is minimised, outside the loss and before clipping.
-        schedule: "cosine" (to 0 over the epochs), "step", "plateau" (on the validation loss, else the training loss)
-            or "constant".
+        schedule: "cosine" (to 0 over the epochs), "step", "milestones", "plateau" (on the validation loss, else the
+            training loss) or "constant".
         step_size: epochs between the steps of "step", and the patience of "plateau".
-        step_factor: what "step" and "plateau" multiply the learning rate by.
+        step_factor: what "step", "milestones" and "plateau" multiply the learning rate by.
+        milestones: after which shares of all epochs "milestones" steps, ascending.
         clip_norm: gradients are clipped to this norm; 0 turns it off.
-        early_stopping: stop after so many epochs without a better validation accuracy, and restore the best epoch;
-            0 turns it off, and the last epoch counts.
+        early_stopping: stop after so many epochs without a better validation accuracy (of many labels: mAP), and
+            restore the best epoch; 0 turns it off, and the last epoch counts.
         augmentation: steps for images, done in this order; None takes what the data set wants. "crop:P" pads P pixels
             and crops back, "flip" mirrors half of the images, "cutout:P" fills a square of P pixels with the mean
             colour, "color-jitter:B:C:S:H" changes brightness, contrast, saturation and hue by up to these shares.
@@ -74,6 +75,7 @@ class TrainingConfig:
     schedule: str = "cosine"
     step_size: int = 10
     step_factor: float = 0.1
+    milestones: tuple[float, ...] = (0.5, 0.75)
     clip_norm: float = 5.0
     early_stopping: int = 0
     augmentation: tuple[str, ...] | None = None
@@ -112,6 +114,12 @@ class TrainingConfig:
             self.optimizer != "sgd" or not self.nesterov or self.momentum > 0,
             f"momentum is {self.momentum}: nesterov needs a momentum above 0",
         )
+        given: tuple[Any, ...] = self.milestones
+        shares = [share for share in given if isinstance(share, float) and 0 < share < 1]
+        _require(
+            bool(shares) and len(shares) == len(self.milestones) and shares == sorted(set(shares)),
+            f"milestones are {self.milestones!r}: give ascending shares of the epochs between 0 and 1, 0.5 and 0.75",
+        )
         _require(
             self.augmentation is None or isinstance(self.augmentation, tuple | list),
             f"augmentation is {self.augmentation!r}: give a tuple of steps, or None",
@@ -133,8 +141,8 @@ class TrainingConfig:
         unknown = values.keys() - {field.name for field in fields(cls)}
         if unknown:
             raise ValueError(f"there is no training setting {sorted(unknown)[0]!r}: it may be from another version")
-        augmentation = values.get("augmentation")
-        return cls(**{**values, "augmentation": None if augmentation is None else tuple(augmentation)})
+        lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+        return cls(**{**values, **lists})
 
 
 def parse_step(step: str) -> tuple[str, tuple[float, ...]]:

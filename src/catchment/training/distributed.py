@@ -52,7 +52,7 @@ def distribute(model: Model) -> nn.Module:
 def synchronise_batch_norm(model: Model, device: torch.device) -> None:
     """Let BatchNorm see the batch of all processes, in place; on CUDA, as SyncBatchNorm refuses CPUs."""
     if device.type == "cuda" and rank_and_world_size()[1] > 1:
-        model.net = nn.SyncBatchNorm.convert_sync_batchnorm(model.net)
+        model.net = nn.SyncBatchNorm.convert_sync_batchnorm(model.net)  # type: ignore[no-untyped-call]
 
 
 def from_first_process(value: Any) -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, ReduceLROnPlateau, StepLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, MultiStepLR, ReduceLROnPlateau, StepLR
 from torch.utils.flop_counter import FlopCounterMode
 
 from catchment.data import UNKNOWN_CLASS, Dataset
@@ -30,12 +30,15 @@ from catchment.training.distributed import (
     rank_and_world_size,
     synchronise_batch_norm,
 )
-from catchment.training.evaluation import validation_metrics
+from catchment.training.evaluation import normalizer_metrics, validation_metrics
 from catchment.training.streaming import StreamedBatches, make_batches
 
 HISTORY = "history.jsonl"
+DIVERGED = "the loss became"
 # Below this many floating-point operations a step (forward), threads wait for each other longer than they work.
 SMALL_STEP = 2e9
+# Of how many training samples each epoch's normalisers are taken.
+WATCHED = 256
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,8 @@ class TrainingResult:
 
     Args:
         history: one row per epoch: ``epoch`` (from 1), ``train_loss``, ``learning_rate``, ``seconds``, with a
-            validation set ``validation_accuracy`` and ``validation_nll``, and now and then what ``evaluate`` gives.
+            validation set what ``validation_metrics`` gives, what ``normalizer_metrics`` gives, and now and then
+            what ``evaluate`` gives.
         reported_epoch: whose weights the model holds: the last, or the best on the validation set under early stopping.
         threads: of the CPU.
         device: that it ran on.
@@ -68,6 +72,7 @@ def train(
     on_epoch: Callable[[dict[str, Any]], None] = lambda row: None,
     evaluate: Callable[[Model], dict[str, float]] = lambda model: {},
     evaluate_every: int = 0,
+    evaluate_last: int = 0,
 ) -> TrainingResult:
     """Train ``model`` in place.
 
@@ -87,6 +92,7 @@ def train(
         on_epoch: called with each new row of the history.
         evaluate: gives further numbers for the history, which decide nothing.
         evaluate_every: epochs between two calls of ``evaluate``, which is also called after the last one; 0: never.
+        evaluate_last: call it after each of so many last epochs too.
 
     Raises:
         ValueError: the data doesn't suit the objective or the settings, or the loss stops being finite.
@@ -94,8 +100,7 @@ def train(
     check_trainable(model, dataset, config, validation=validation, columns=columns)
     rank, world_size = rank_and_world_size()
     device = choose_device(config.device)
-    class_counts = torch.from_numpy(np.bincount(dataset.labels[dataset.labels >= 0], minlength=dataset.num_classes))
-    model.objective.setup(num_samples=len(dataset), class_counts=class_counts)
+    model.objective.setup(num_samples=len(dataset), class_counts=torch.from_numpy(dataset.class_counts))
     model.to(device)
     synchronise_batch_norm(model, device)
     if config.channels_last:
@@ -113,10 +118,23 @@ def train(
     )
     threads = config.threads or choose_threads(model, batches.inputs[: config.batch_size])
     with cpu_threads(threads), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        run = _Run(model, batches, config, validation, folder if rank == 0 else None, evaluate, evaluate_every)
+        own_folder = folder if rank == 0 else None
+        evaluated = {
+            epoch
+            for epoch in range(1, config.epochs + 1)
+            if epoch > config.epochs - evaluate_last
+            or (evaluate_every and (epoch % evaluate_every == 0 or epoch == config.epochs))
+        }
+        run = _Run(model, batches, config, _watched(dataset), validation, own_folder, evaluate, evaluated)
         run.start(resume)
         run.epochs(on_epoch)
     return TrainingResult(run.history, run.reported_epoch, threads, str(device))
+
+
+def _watched(dataset: Dataset) -> Dataset:
+    """Some training samples, the same in every epoch, whose normalisers go to the history."""
+    count = min(len(dataset), WATCHED)
+    return dataset.select(np.linspace(0, len(dataset) - 1, count).round().astype(np.int64))
 
 
 class _Run:
@@ -127,19 +145,21 @@ class _Run:
         model: Model,
         batches: TrainingBatches | StreamedBatches,
         config: TrainingConfig,
+        watched: Dataset,
         validation: Dataset | None,
         folder: Path | None,
         evaluate: Callable[[Model], dict[str, float]],
-        evaluate_every: int,
+        evaluated: set[int],
     ) -> None:
         self.model, self.batches, self.config, self.validation = model, batches, config, validation
-        self.evaluate, self.evaluate_every = evaluate, evaluate_every
+        self.evaluate, self.evaluated = evaluate, evaluated
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = make_optimizer(self.parameters, config)
         self.scheduler = make_scheduler(self.optimizer, config)
         self.checkpointer = Checkpointer(folder)
         self.history_path = None if folder is None else folder / HISTORY
         self.history: list[dict[str, Any]] = []
+        self.watched = watched
         self.best: dict[str, Any] | None = None  # epoch, accuracy and weights of the best validation epoch
 
     def start(self, resume: bool) -> None:
@@ -170,9 +190,11 @@ class _Run:
             learning_rate = self.optimizer.param_groups[0]["lr"]
             train_loss = self._epoch(len(self.history))
             row = {"epoch": len(self.history) + 1, "train_loss": train_loss, "learning_rate": learning_rate}
+            row |= self.model.objective.diagnostics
+            row |= from_first_process(normalizer_metrics(self.model, self.watched))
             if self.validation is not None:
                 row |= from_first_process(validation_metrics(self.model, self.validation))
-            if self.evaluate_every and (row["epoch"] % self.evaluate_every == 0 or row["epoch"] == self.config.epochs):
+            if row["epoch"] in self.evaluated:
                 row |= from_first_process(self.evaluate(self.model))
             self._step_scheduler(row)
             row["seconds"] = time.perf_counter() - started
@@ -205,9 +227,7 @@ class _Run:
             total += loss.detach()
         mean_loss = mean_over_processes(total).item() / len(self.batches)
         if not math.isfinite(mean_loss):
-            raise ValueError(
-                f"the loss became {mean_loss} in epoch {epoch + 1}: lower the learning rate and start anew"
-            )
+            raise ValueError(f"{DIVERGED} {mean_loss} in epoch {epoch + 1}: lower the learning rate and start anew")
         return mean_loss
 
     def _step_scheduler(self, row: dict[str, Any]) -> None:
@@ -219,9 +239,10 @@ class _Run:
     def _keep_best(self, row: dict[str, Any]) -> None:
         if not self.config.early_stopping:
             return
-        if self.best is None or row["validation_accuracy"] > self.best["accuracy"]:
+        accuracy = row["validation_map" if "validation_map" in row else "validation_accuracy"]
+        if self.best is None or accuracy > self.best["accuracy"]:
             weights = copy.deepcopy(self.model.state_dict())
-            self.best = {"epoch": row["epoch"], "accuracy": row["validation_accuracy"], "model": weights}
+            self.best = {"epoch": row["epoch"], "accuracy": accuracy, "model": weights}
 
     def _has_stopped(self) -> bool:
         return self.best is not None and len(self.history) - self.best["epoch"] >= self.config.early_stopping
@@ -255,6 +276,9 @@ def make_scheduler(optimizer: torch.optim.Optimizer, config: TrainingConfig) -> 
         return CosineAnnealingLR(optimizer, T_max=config.epochs)
     if config.schedule == "step":
         return StepLR(optimizer, config.step_size, config.step_factor)
+    if config.schedule == "milestones":
+        milestones = [max(1, round(share * config.epochs)) for share in config.milestones]
+        return MultiStepLR(optimizer, milestones, config.step_factor)
     if config.schedule == "plateau":
         return ReduceLROnPlateau(optimizer, factor=config.step_factor, patience=config.step_size)
     return LambdaLR(optimizer, lambda epoch: 1.0)
@@ -264,9 +288,10 @@ def add_l1_gradient(parameters: list[nn.Parameter], l1: float) -> None:
     """Add the gradient of ``l1 * sum |w|``, which is ``l1 * sign(w)``, to the parameters' gradients."""
     if l1 == 0:
         return
-    reached = [parameter for parameter in parameters if parameter.grad is not None]
+    reached: list[tuple[Tensor, Tensor]] = [(p, p.grad) for p in parameters if p.grad is not None]
     with torch.no_grad():
-        torch._foreach_add_([p.grad for p in reached], torch._foreach_sign(reached), alpha=l1)
+        signs = torch._foreach_sign([parameter for parameter, _ in reached])
+        torch._foreach_add_([gradient for _, gradient in reached], signs, alpha=l1)
 
 
 def choose_device(name: str) -> torch.device:
