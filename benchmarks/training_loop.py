@@ -15,6 +15,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,7 @@ class Plain(nn.Module):
         self.backbone, self.head = net.backbone, net.head
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits."""
         return self.head(self.backbone(x))
 
 
@@ -125,7 +127,7 @@ def measure(name: str, images: int, epochs: int, rounds: int, device: torch.devi
         for _ in range(rounds):
             net = Plain(create_net(name, InputFormat.of(dataset), ct.CrossEntropy(), input_statistics(dataset)))
             plain_epochs(net, dataset, 1, device, log)  # as ours, without the first
-            found["plain"].append(seconds(lambda: plain_epochs(net, dataset, epochs, device, log), device) / epochs)
+            found["plain"].append(seconds(partial(plain_epochs, net, dataset, epochs, device, log), device) / epochs)
             for variant in variants:
                 options = variant.split("+")
                 found[variant].append(

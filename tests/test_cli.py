@@ -307,7 +307,7 @@ def test_bad_data_is_one_line_and_leaves_no_file(case, tmp_path, capsys):
         (["--objective", "drainage:alpha=big"], "'alpha=big' is not a number"),
         (["--objective", "drainage", "--preset", "svhn"], "known are mnist, cifar10"),
         (["--data", "digts"], "did you mean 'digits'?"),
-        (["--net", "resnet"], "there is no net 'resnet': choose one of"),
+        (["--net", "resnet"], "there is no net 'resnet': did you mean 'resnet34'?"),
         (["--epochs", "0"], "epochs is 0: give at least 1"),
         (["--epochs", "many"], "'many' is not a valid integer"),
         (["--lr", "-1"], "learning_rate is -1.0"),
