@@ -9,7 +9,7 @@ demo: $(VENV)/.installed
 	$(BIN)/catchment demo --out runs/demo
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not inductor and not ray and not frameworks" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not inductor and not ray and not frameworks and not slow" $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check

@@ -16,6 +16,8 @@ from catchment import cli
 from catchment.experiments.run import load_run
 from catchment.export import DEFAULT_NAMES, Inference, example_inputs, export_run, model_card
 
+pytestmark = pytest.mark.slow
+
 FAST = ["--epochs", "2", "--threads", "1", "--device", "cpu", "--seed", "1"]
 
 

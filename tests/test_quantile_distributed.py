@@ -11,6 +11,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from catchment.quantile import QuantileActivation, QuantileLoss
 
+pytestmark = pytest.mark.slow
+
 STEPS = 3
 # samples in all, of which the first process holds the first share: by rank, by rank over unequal shares, by table
 CASES = {"rank": ((40, 6), 20), "unequal": ((40, 6), 13), "table": ((24, 4, 20, 20), 12), "loss": ((30, 5), 15)}

@@ -10,6 +10,8 @@ from torch.nn.parallel import DistributedDataParallel
 from catchment import Model
 from catchment.quasibinary import QuasibinaryLoss, recalibrate
 
+pytestmark = pytest.mark.slow
+
 CLASSES = 4
 SIZES = {1: (7,), 2: (5, 2), 3: (4, 1, 2)}
 BATCHES = (

@@ -20,6 +20,8 @@ from torch import nn
 import catchment as ct
 from catchment.sklearn import DrainageClassifier, RobustClassifier
 
+pytestmark = pytest.mark.slow
+
 CANNOT_PASS = {
     "check_sample_weight_equivalence_on_dense_data": "repeated samples make other mini-batches than weighted ones",
     "check_sample_weights_invariance": "the same, as scikit-learn 1.4 and 1.5 call it",

@@ -1,6 +1,7 @@
 """The closed-form functions of the CPU against their plain twins."""
 
 import math
+import threading
 
 import pytest
 import torch
@@ -277,6 +278,17 @@ def test_an_empty_batch(fast, plain):
     values, gradient = values_and_gradient(fast, torch.zeros(0, 4), torch.zeros(0, dtype=torch.long))
     assert all(value.numel() == 0 for value in values)
     assert gradient.shape == (0, 4)
+
+
+@pytest.mark.parametrize(("fast", "plain"), TWINS)
+def test_training_goes_on_after_evaluating_in_inference_mode(fast, plain, monkeypatch):
+    monkeypatch.setattr(rows._Scratch, "_kept", threading.local())
+    logits, labels = logits_of(13, 9, 8, dtype=torch.float32), labels_of(13, 7, 9)
+    with torch.inference_mode():
+        evaluated = fast(logits, labels)
+    values, gradient = values_and_gradient(fast, logits, labels)
+    assert all(torch.equal(value, other) for value, other in zip(values, evaluated, strict=True))
+    assert gradient.abs().sum() > 0
 
 
 def test_rows_at_a_time_do_not_matter(monkeypatch):

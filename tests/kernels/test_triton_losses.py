@@ -14,6 +14,8 @@ from catchment.kernels.drainage_rows import loss_of_indices, plain_loss_of_indic
 from catchment.kernels.rivals import is_for_triton
 from catchment.kernels.rows import plain_label_log_odds
 
+pytestmark = pytest.mark.slow
+
 IS_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 ON_CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if ON_CUDA and not IS_INTERPRETED else "cpu"
