@@ -179,7 +179,7 @@ def test_columns_are_log_probabilities_of_the_classes_alone(tmp_path):
     run(RunConfig(objective="drainage", training=TRAINING), tmp_path / "aux")
     train_part, _ = load_data("digits")
     columns = auxiliary_columns(
-        create_objective("distil-noise-robust", num_classes=10),
+        create_objective("dsink", num_classes=10),
         {"noise_robust": str(tmp_path / "aux"), "imbalance_robust": str(tmp_path / "aux")},
         train_part, view="cached", device="cpu", train_auxiliary=lambda role, objective: pytest.fail("one was given"),
     )  # fmt: skip
