@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from catchment.kernels.rivals import ExactRows, is_for_triton, is_plain, rival_masses
+from catchment.kernels.rivals import ExactRows, is_fast, is_for_triton, is_plain, rival_masses
 from catchment.loss_conventions import at_least_float32
 
 
@@ -23,7 +23,7 @@ def loss_of_indices(logits: Tensor, labels: Tensor, alpha: float, beta: float) -
 
         return drainage_loss_of_indices(logits, labels, alpha, beta)
     logits = at_least_float32(logits)
-    if logits.device.type == "cpu" and is_plain(logits) and is_plain(labels):
+    if is_fast(logits, labels):
         loss: Tensor = _FastIndexLoss.apply(logits, outside_rivals(logits, labels), alpha, beta)
         return loss
     return plain_loss_of_indices(logits, labels, alpha, beta)

@@ -26,6 +26,11 @@ def is_plain(x: Tensor) -> bool:
     return not (_functorch.is_functorch_wrapped_tensor(x) or _functorch.is_legacy_batchedtensor(x))
 
 
+def is_fast(logits: Tensor, labels: Tensor) -> bool:
+    """Whether the closed-form functions of the CPU take these."""
+    return logits.device.type == "cpu" and is_plain(logits) and is_plain(labels)
+
+
 def is_for_triton(logits: Tensor, labels: Tensor) -> bool:
     """Whether the Triton kernels take these: rows of at most 32 bits on CUDA, where Triton is installed."""
     if not (logits.is_cuda and logits.ndim == 2 and logits.dtype in (torch.float32, torch.float16, torch.bfloat16)):

@@ -10,7 +10,8 @@ operations on them, of the size of the labels, and differentiated by autograd. T
     dr/dz_j = p_j / (1 - p_y) (j != y),  dr/dz_y = -1,
     dH/dz_j = s_j - p_j sum_k s_k,  s_k = dh/dlog p_k (k != y),  s_y = 0.
 
-On a CPU, in eager mode, they are closed-form functions; anywhere else the plain twins run.
+On a CPU, in eager mode, they are closed-form functions; on CUDA r has a Triton kernel; anywhere else the plain twins
+run.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import torch
 from torch import Tensor
 
 from catchment.kernels.class_terms import ClassTerm
-from catchment.kernels.rivals import is_for_triton, is_plain, lowest_mass, rival_masses
+from catchment.kernels.rivals import is_fast, is_for_triton, is_plain, lowest_mass, rival_masses
 from catchment.loss_conventions import at_least_float32
 
 
@@ -73,11 +74,6 @@ def plain_label_log_odds_and_sums(logits: Tensor, labels: Tensor, terms: tuple[C
     left_out = absent.scatter(1, labels.unsqueeze(1), value=True)
     sums = [term.value(log_p, log_p.exp()).masked_fill(left_out, 0.0).sum(1, keepdim=True) for term in terms]
     return plain_label_log_odds(logits, labels), *sums
-
-
-def is_fast(logits: Tensor, labels: Tensor) -> bool:
-    """Whether the closed-form functions take these."""
-    return logits.device.type == "cpu" and is_plain(logits) and is_plain(labels)
 
 
 def differentiable_gradient(logits: Tensor, labels: Tensor, grad: Tensor) -> Tensor:
@@ -200,10 +196,9 @@ def _plain_gradient(plain: Callable[[], tuple[Tensor, ...]], logits: Tensor, gra
 
 
 def _gradient(numbers: tuple[Tensor, ...], logits: Tensor, grads: tuple[Tensor, ...], **options: bool) -> Tensor:
-    of_logits = [(number, grad) for number, grad in zip(numbers, grads, strict=True) if number.requires_grad]
-    return torch.autograd.grad([number for number, _ in of_logits], logits, [grad for _, grad in of_logits], **options)[
-        0
-    ]
+    of_logits = [pair for pair in zip(numbers, grads, strict=True) if pair[0].requires_grad]
+    outputs, upstream = zip(*of_logits, strict=True)
+    return torch.autograd.grad(outputs, logits, upstream, **options)[0]
 
 
 _ELEMENTS_IN_CACHE = 2**17  # buffers of 512 KB in float32: smaller ones spend more on calls, larger ones on memory
@@ -222,7 +217,8 @@ class _Scratch:
         shape = (4, self.samples, *logits.shape[1:])
         kept: Tensor | None = getattr(self._kept, "buffers", None)
         if kept is None or kept.dtype != logits.dtype or kept.numel() < math.prod(shape):
-            kept = self._kept.buffers = logits.new_empty(math.prod(shape))
+            with torch.inference_mode(False):  # else training could not write to buffers made while evaluating
+                kept = self._kept.buffers = logits.new_empty(math.prod(shape))
         self.whole = kept[: math.prod(shape)].view(shape).unbind()
 
     def parts(self, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
