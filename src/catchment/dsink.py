@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from catchment.baselines.noisy_labels import CrossEntropy
+from catchment.compile_marks import not_compiled
 from catchment.loss_conventions import IGNORE_INDEX, at_least_float32
 from catchment.objective import Method, Objective
 from catchment.sinkhorn import SinkhornLabels, sinkhorn_labels
@@ -67,8 +68,7 @@ def dsink_labels(
     _check_kl_weights(kl_weights)
     outputs = _outputs(noise_robust_logits, logits, imbalance_robust_logits, None, _checked_min_prob(min_prob))
     scores = _log_kernel(outputs, kl_weights)
-    result: SinkhornLabels = sinkhorn_labels(scores, _totals(outputs.log_imbalance_robust), **solver)
-    return result
+    return sinkhorn_labels(scores, _totals(outputs.log_imbalance_robust), **solver)
 
 
 def label_shares(labels: Tensor, given: Tensor, clean: Tensor) -> dict[str, float]:
@@ -207,7 +207,7 @@ class DSinkLoss(Objective):
         self.queue_size = queue_size
         self.solve_every = solve_every or (50 if granularity == "dataset" else 1)
         self.min_prob = _checked_min_prob(min_prob)
-        self.solver = {"tol": tol, "max_iter": max_iter, "relaxation": relaxation}
+        self.solver: dict[str, Any] = {"tol": tol, "max_iter": max_iter, "relaxation": relaxation}
         own = (*TEACHERS[teacher], "progress", *(("index",) if granularity == "dataset" else ()))
         self.needs = tuple(dict.fromkeys((*own, *self.base.needs)))
         self.extra_outputs = self.base.extra_outputs
@@ -270,7 +270,7 @@ class DSinkLoss(Objective):
         distillation: Tensor = self._distillation(outputs, target)
         return base + self.weight_at(progress) * distillation
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @not_compiled
     def _distillation(self, outputs: _Outputs, target: Tensor) -> Tensor:
         if not target.is_floating_point():
             counted = target.long() != getattr(self.base, "ignore_index", IGNORE_INDEX)
@@ -302,8 +302,8 @@ class DSinkLoss(Objective):
                 self.potential = torch.zeros(scores.shape[1], dtype=torch.float64, device=scores.device)
             result = sinkhorn_labels(scores, _totals(outputs.log_imbalance_robust), start=self.potential, **self.solver)
             self._take(result)
-            labels: Tensor = result.labels
-            return labels
+            assert result.labels is not None  # they were asked for
+            return result.labels
         self._remember(scores, outputs)
         if self.steps % self.solve_every == 0:
             seen = ~self.seen_scores[:, 0].isnan()
@@ -314,8 +314,7 @@ class DSinkLoss(Objective):
             )
             self._take(result)
         self.steps += 1
-        assigned: Tensor = SinkhornLabels(None, self.potential, 0.0, 0, True).assign(scores)
-        return assigned
+        return SinkhornLabels(None, self.potential, 0.0, 0, True).assign(scores)
 
     def _take(self, result: SinkhornLabels) -> None:
         self.potential = result.potential

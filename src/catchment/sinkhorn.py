@@ -17,6 +17,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from catchment.compile_marks import not_compiled
+
 STORED_ELEMENTS = 2**24  # up to here the labels are kept between steps (128 MB); beyond, they are made anew each time
 BLOCK_ELEMENTS = {"cpu": 2**17, "cuda": 2**25}
 RESCALING_TOLERANCE = 1e-3
@@ -49,7 +51,7 @@ class SinkhornLabels(NamedTuple):
     iterations: int
     converged: bool
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @not_compiled
     @torch.no_grad()
     def assign(self, scores: Tensor) -> Tensor:
         """The labels ``(N, C)`` of any samples, seen or new, under this potential: ``softmax(scores + g)``.
@@ -71,7 +73,7 @@ class SinkhornLabels(NamedTuple):
         return labels
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
+@not_compiled
 @torch.no_grad()
 def sinkhorn_labels(
     scores: Tensor,

@@ -294,7 +294,8 @@ def test_training_goes_on_after_evaluating_in_inference_mode(fast, plain, monkey
 def test_rows_at_a_time_do_not_matter(monkeypatch):
     logits, labels = logits_of(10, 23, 7, dtype=torch.float32), labels_of(10, 7, 23)
     expected = values_and_gradient(sums, logits, labels)
-    monkeypatch.setattr(rows, "_ELEMENTS_IN_CACHE", 20)
+    monkeypatch.setattr(rows, "_ELEMENTS_OF_ONE_THREAD", 20)
+    monkeypatch.setattr(rows, "_ELEMENTS_OF_SEVERAL_THREADS", 30)
     torch.testing.assert_close(values_and_gradient(sums, logits, labels), expected, rtol=0, atol=0)
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from catchment.compile_marks import constant
 from catchment.kernels.quantile_cells import COARSE_CELLS, FINE_CELLS
 from catchment.kernels.quantile_density import kernel_between_nodes
 
@@ -41,7 +42,7 @@ _FLAGS = (
 _LIBRARY: list[ctypes.CDLL | None] = []
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant
 def is_compiled() -> bool:
     """Whether the compiled loops are there; the first call compiles them."""
     return _library() is not None

@@ -17,6 +17,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from catchment.compile_marks import constant
+
 PER_OCTAVE = 16
 _NODES = 256  # on each side of zero
 _NEAR = 2.0  # in units of h: up to here nodes are evenly spaced, PER_OCTAVE of them
@@ -43,7 +45,7 @@ def _node_position(u: Tensor) -> Tensor:
 _KERNELS: dict[torch.device, Tensor] = {}
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant
 def kernel_between_nodes(device: torch.device) -> Tensor:
     """Row a, column b: the density at node b, in units of 1/h, of a unit mass spread evenly around node a."""
     if device not in _KERNELS:

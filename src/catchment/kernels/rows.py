@@ -201,7 +201,10 @@ def _gradient(numbers: tuple[Tensor, ...], logits: Tensor, grads: tuple[Tensor, 
     return torch.autograd.grad(outputs, logits, upstream, **options)[0]
 
 
-_ELEMENTS_IN_CACHE = 2**17  # buffers of 512 KB in float32: smaller ones spend more on calls, larger ones on memory
+# With one thread, 512 KB in float32: smaller parts spend more on calls, larger ones on memory. With several, threads
+# wait for one another in every call, for milliseconds where programs compete for the cores: so few parts.
+_ELEMENTS_OF_ONE_THREAD = 2**17
+_ELEMENTS_OF_SEVERAL_THREADS = 2**20
 
 
 class _Scratch:
@@ -213,7 +216,8 @@ class _Scratch:
     _kept = threading.local()
 
     def __init__(self, logits: Tensor) -> None:
-        self.samples = max(1, torch.get_num_threads() * _ELEMENTS_IN_CACHE // max(1, logits[:1].numel()))
+        elements = _ELEMENTS_OF_ONE_THREAD if torch.get_num_threads() == 1 else _ELEMENTS_OF_SEVERAL_THREADS
+        self.samples = max(1, elements // max(1, logits[:1].numel()))
         shape = (4, self.samples, *logits.shape[1:])
         kept: Tensor | None = getattr(self._kept, "buffers", None)
         if kept is None or kept.dtype != logits.dtype or kept.numel() < math.prod(shape):

@@ -1,0 +1,31 @@
+"""Marks for ``torch.compile`` that don't load it: the decorators of ``torch.compiler`` add a second to every import."""
+
+import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+import torch
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def not_compiled(function: Callable[P, R]) -> Callable[P, R]:
+    """``torch.compiler.disable``, from the first compiled call on."""
+    disabled: list[Callable[P, R]] = []
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        if not torch.compiler.is_compiling():
+            return function(*args, **kwargs)
+        if not disabled:
+            disabled.append(torch.compiler.disable(function))  # type: ignore[no-untyped-call]
+        return disabled[0](*args, **kwargs)
+
+    return call
+
+
+def constant(function: Callable[P, R]) -> Callable[P, R]:
+    """``torch.compiler.assume_constant_result``, whose mark this is, on torch 2.6 as today."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
