@@ -83,7 +83,11 @@ def test_review_undo_reload_export_and_apply(browser, reviewed):
     browser.evaluate(f"document.getElementById('as').value = {other}")
     browser.press("r")
 
+    # the browser stores what was decided in another process, on a busy machine a moment later
+    deadline = time.monotonic() + 10
     browser.open(page)
+    while state(browser) != "5 of 10 reviewed" and time.monotonic() < deadline:
+        browser.open(page)
     assert (state(browser), current(browser)) == ("5 of 10 reviewed", "suspect-4")
     browser.call("Page.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
     browser.evaluate("document.getElementById('export').click()")
