@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from catchment.data import InputFormat, load_data, load_inputs
+from catchment.data.load import load_labelled
 
 
 def test_missing_sources_name_the_known_sets():
@@ -75,3 +76,12 @@ def test_reading_data_imports_nothing_heavy_before_it_is_needed():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=dict(os.environ)
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_a_folder_called_like_a_known_set_is_pointed_out(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_labelled("digits").notes == ()
+    (tmp_path / "digits").mkdir()
+    note = "digits is the known data set, not what is called so here: for that, write ./digits"
+    assert load_labelled("digits").notes == (note,)
+    assert load_labelled("digits", data_dir=tmp_path).notes == ()

@@ -211,6 +211,9 @@ def _read_known(source: str, data_dir: str | Path | None, skip_unreadable: bool)
     if absent:
         raise FileNotFoundError(absent)
     splits = known.read(folder, variant or (variants[0] if variants else ""))
+    if Path(source).exists() and Path(source).resolve().parent != folder.resolve():
+        note = f"{source} is the known data set, not what is called so here: for that, write ./{source}"
+        splits = Splits(replace(splits.train, notes=(*splits.train.notes, note)), splits.test)
     return Splits(*map(_skipping_unreadable, splits)) if skip_unreadable else splits
 
 
