@@ -14,6 +14,8 @@ exclude_patterns = ["examples/*"]
 html_theme = "furo"
 html_title = "catchment"
 html_show_sphinx = False
+html_static_path = ["static"]
+html_css_files = ["site.css"]
 html_theme_options = {"navigation_with_keys": True}
 html_math_renderer = "mathml"
 
@@ -30,8 +32,11 @@ nitpicky = False
 
 
 def _mathml(tex: str, as_block: bool) -> str:
-    """docutils knows neither ``\\dots`` nor the sizes of brackets, which browsers choose themselves."""
-    return tex2mathml(re.sub(r"\\[bB]igg?[lr]?(?![a-zA-Z])", "", tex.replace(r"\dots", r"\ldots")), as_block=as_block)
+    """docutils knows neither ``\\dots`` nor the sizes of brackets, which browsers choose themselves; in ``\\frac12``
+    it takes 12 for one number.
+    """
+    tex = re.sub(r"\\[bB]igg?[lr]?(?![a-zA-Z])", "", tex.replace(r"\dots", r"\ldots"))
+    return tex2mathml(re.sub(r"frac\s*(\w)\s*(\w)", r"frac{\1}{\2}", tex), as_block=as_block)
 
 
 def _inline(translator, node: nodes.math) -> None:
