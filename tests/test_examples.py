@@ -36,7 +36,7 @@ def one_thread():
 def check_picture(path, size):
     picture = Image.open(path)
     assert picture.format == "PNG"
-    assert picture.size == size
+    assert picture.size == pytest.approx(size, abs=1)  # versions of matplotlib round differently
     assert path.stat().st_size < 150_000
     assert len(picture.convert("RGB").getcolors(1 << 24)) > 10
 

@@ -12,15 +12,16 @@ R = TypeVar("R")
 
 def not_compiled(function: Callable[P, R]) -> Callable[P, R]:
     """``torch.compiler.disable``, from the first compiled call on."""
-    disabled: list[Callable[P, R]] = []
+    disabled: Callable[P, R] | None = None
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         if not torch.compiler.is_compiling():
             return function(*args, **kwargs)
-        if not disabled:
-            disabled.append(torch.compiler.disable(function))  # type: ignore[no-untyped-call]
-        return disabled[0](*args, **kwargs)
+        nonlocal disabled
+        if disabled is None:
+            disabled = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
+        return disabled(*args, **kwargs)
 
     return call
 
