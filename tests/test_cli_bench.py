@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import signal
 
 import pytest
@@ -192,6 +193,21 @@ def test_report_makes_every_kind_of_page_again(finished, tmp_path, capsys):
     assert (tmp_path / "both.html").stat().st_size > 1000
 
 
+def test_report_maps_the_features_of_one_run(finished, tmp_path, capsys):
+    _, out = finished
+    folder = shutil.copytree(next((out / "runs").iterdir()), tmp_path / "run")
+    assert run("report", folder, "--tsne") == 0
+    assert "t-SNE of the features of" in (folder / "report.html").read_text()
+    # once made it stays
+    (folder / "report.html").unlink()
+    assert run("report", folder) == 0
+    assert "t-SNE of the features of" in (folder / "report.html").read_text()
+    capsys.readouterr()
+    for folders in ((folder, folder), (out,)):
+        assert run("report", *folders, "--tsne") == 2
+        assert "--tsne is of one run: name one run's folder" in one_error_line(capsys)
+
+
 def test_report_of_what_is_no_run_is_one_line(finished, tmp_path, capsys):
     _, out = finished
     run_folder = next((out / "runs").iterdir())
@@ -212,7 +228,16 @@ def test_list_suites_says_what_each_needs(capsys):
     assert [suite["name"] for suite in suites] == list_suites()
     asymmetric = next(suite for suite in suites if suite["name"] == "digits-asymmetric")
     assert asymmetric["runs"] == 4 * 8 * 5 * 2 - 4 * 2 * 5  # drainage's settings are equal
-    assert asymmetric["missing"] == "-"
+    assert asymmetric["not_on_disk"] == "-"
+
+
+def test_list_suites_shortens_long_lists_and_names_what_is_not_on_disk(capsys, tmp_path):
+    assert run("list", "suites", "--data-dir", tmp_path) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "and 7 more (--json has all)" in " ".join(line.strip() for line in lines)
+    mnist = next(line for line in lines if line.startswith("mnist-789"))
+    assert mnist.split()[-1] == "mnist"
+    assert next(line for line in lines if line.startswith("digits-asymmetric")).split()[-1] == "-"
 
 
 def test_a_failed_run_is_tried_again_by_the_same_command(tmp_path, capsys):

@@ -598,6 +598,16 @@ def test_group_accuracy_by_hand():
     }  # fmt: skip
 
 
+def test_classes_are_many_medium_or_few_by_count_and_of_up_to_20_classes_by_rank():
+    counts = torch.tensor([101, 100, 20, 19, 0, *[500] * 16])
+    assert metrics.frequency_groups(counts) == ["many", "medium", "medium", "few", "few", *["many"] * 16]
+    assert metrics.frequency_groups([5, 900, 800, 700, 6]) == ["few", "many", "medium", "medium", "few"]
+    # of equals the first are the smaller; three classes: 1 many, 1 medium, 1 few
+    assert metrics.frequency_groups([7, 7, 7]) == ["few", "medium", "many"]
+    with pytest.raises(ValueError, match="class_counts must hold one number of at least 0 per class"):
+        metrics.frequency_groups([3, -1])
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

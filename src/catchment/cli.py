@@ -36,7 +36,8 @@ NOISE_HELP = (
 )
 MAPPING_HELP = "Of asymmetric noise: mnist, cifar10, cifar100-blocks, cifar100-superclass, .. or cat:dog,dog:cat."
 EVAL_EVERY_HELP = "Epochs between two looks at the test accuracy, for the history alone; 0: none."
-BUDGET_HELP = "quick: at most 12,000 training samples and 10 epochs."
+ADAPTATIONS_HELP = "To the corrupted images: none, batch, context, batchnorm, tent; none/logistic, batch/quantile, .."
+BUDGET_HELP = "quick: at most 12,000 training samples, 10 epochs, and 400 test images under shift."
 TASKS = ("one-vs-rest", "zero-label", "multi-label")
 APPLY_HELP = "Only write cleaned data, by the decisions that the page exported."
 TENSORBOARD_HELP = "Also write TensorBoard's event files; needs the extra [log]."
@@ -213,6 +214,11 @@ def _read_shares(context: click.Context, option: click.Parameter, value: str) ->
 @click.option("--net", default="auto", show_default=True, help="See list nets.")
 @click.option("--also-test", default="", help="More data sets of the same classes to judge the model by; with commas.")
 @click.option("--activation", default="relu", show_default=True, help="Of the net: relu, prelu, selu or quantile.")
+@click.option("--corruptions", default=None, help="Judge on corrupted test images too: benchmark, all, or fog,snow.")
+@click.option("--severities", default="1,2,3,4,5", show_default=True, help="Of the corruptions.")
+@click.option("--adaptations", default="none", show_default=True, help=ADAPTATIONS_HELP)
+@_constants_option
+@click.option("--shift-samples", default=0, show_default=True, help="Corrupt so many of the test images; 0: all.")
 @click.option(
     "--max-train-samples", default=0, help="Keep so many training samples, stratified; 0: all.", show_default=True
 )
@@ -299,6 +305,8 @@ def _run_config(options: dict[str, Any], given: set[str]) -> Any:
             options[key] = str(path.absolute())  # the run may be resumed from another folder
     for key in ("drop_columns", "also_test"):
         options[key] = _split(options[key])
+    options["severities"] = tuple(int(text) if text.isdecimal() else text for text in _split(options["severities"]))
+    options["adaptations"] = _split(options["adaptations"])
     return RunConfig(**options, objective=name, parameters=parameters, training=TrainingConfig(**training))
 
 
@@ -351,13 +359,23 @@ def _describe_start(quiet: bool) -> Callable[[Any, Any], None]:
 def _print_numbers(metrics: dict[str, Any], out: Path) -> None:
     from catchment.report import NAME, format_number
 
-    shown = {key: value for key, value in metrics.items() if isinstance(value, float) and key != "train_seconds"}
+    shown = {
+        key: value
+        for key, value in metrics.items()
+        if isinstance(value, float) and key != "train_seconds" and not key.startswith("shift_")
+    }
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column(justify="right")
     for key, value in shown.items():
         table.add_row(key, format_number(value))
     _console().print(table)
+    if metrics.get("adaptations"):
+        from catchment.report.shift import drop_table, severity_table
+
+        for measure in ("accuracy", "ece"):
+            click.echo(f"\n{severity_table(metrics, metrics['adaptations'], measure)}")
+        click.echo(f"\n{drop_table(metrics, metrics['adaptations'])}\n")
     click.echo(f"{metrics['reported']}: {metrics['reported_epoch']} of {metrics['epochs']}; report: {out / NAME}")
 
 
@@ -529,7 +547,6 @@ def bench(
     SUITE is a name (see list suites) or a file. Finished runs are never run again, so the same command goes on after
     any stop, and several may work on one folder at once. Exit status 1 if runs failed: their errors are in the table.
     """
-    from catchment.data import is_known, not_on_disk
     from catchment.experiments import bench as runner
     from catchment.experiments.bench_progress import BenchProgress
     from catchment.experiments.bench_report import write_bench_report
@@ -553,13 +570,12 @@ def bench(
         tuning=validation_labels if tuning else None,
     )
     runs = plan(found, selection)
+    missing = found.missing or next(iter(_not_on_disk(found, data_dir).values()), None)
     if dry_run:
-        _print_plan(found, runs, runner.finished_rows(out), as_json)
+        _print_plan(found, runs, runner.finished_rows(out), missing, as_json)
         return 0
-    needed = [name for name in found.sources if is_known(name)]
-    absent = [how for how in (not_on_disk(name, data_dir) for name in needed) if how]
-    if found.missing or absent:
-        raise ValueError(found.missing or absent[0])
+    if missing:
+        raise ValueError(missing)
     if engine == "local":
         workers = workers or runner.default_workers(device)
         run_all: Any = partial(runner.run_all, workers=workers)
@@ -603,7 +619,15 @@ def bench(
     return 1 if failed else 0
 
 
-def _print_plan(suite: Any, runs: list[Any], finished: dict[str, Any], as_json: bool) -> None:
+def _not_on_disk(suite: Any, data_dir: str | None) -> dict[str, str]:
+    """The known data sets of a suite that are not there, each with how to get it."""
+    from catchment.data import is_known, not_on_disk
+
+    found = {name: not_on_disk(name, data_dir) for name in suite.sources if is_known(name)}
+    return {name: how for name, how in found.items() if how is not None}
+
+
+def _print_plan(suite: Any, runs: list[Any], finished: dict[str, Any], missing: str | None, as_json: bool) -> None:
     rows = [
         {
             "key": run.key,
@@ -617,7 +641,7 @@ def _print_plan(suite: Any, runs: list[Any], finished: dict[str, Any], as_json: 
         for run in runs
     ]
     if as_json:
-        click.echo(json.dumps({"suite": suite.name, "missing": suite.missing, "runs": rows}))
+        click.echo(json.dumps({"suite": suite.name, "missing": missing, "runs": rows}))
         return
     table = Table(box=None, padding=(0, 2, 0, 0))
     for key in rows[0]:
@@ -629,8 +653,8 @@ def _print_plan(suite: Any, runs: list[Any], finished: dict[str, Any], as_json: 
     _console().print(table)
     done = len({row["key"] for row in rows if row["done"]})
     click.echo(f"{len({row['key'] for row in rows})} runs, {done} done")
-    if suite.missing:
-        click.echo(suite.missing, err=True)
+    if missing:
+        click.echo(missing, err=True)
 
 
 @cli.command()
@@ -919,16 +943,20 @@ def fetch(name: str, data_dir: str | None, force: bool, as_json: bool) -> None:
 @cli.command("report")
 @click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), default=None, help="Of a comparison; default: comparison.html.")
+@click.option("--tsne", is_flag=True, help="Of one run: first map its features, in tsne.npz; reads its data again.")
 @click.option("--json", "as_json", is_flag=True, help="Print where the page lies as one JSON object.")
-def report_(folders: tuple[Path, ...], out: Path | None, as_json: bool) -> None:
+def report_(folders: tuple[Path, ...], out: Path | None, tsne: bool, as_json: bool) -> None:
     """Make the page of a run or a suite again, or with several runs a page that compares them.
 
-    Nothing is trained or judged again: pages are made from what is on disk.
+    Nothing is trained again: pages are made from what is on disk. A map of the features, once made, stays on a run's
+    page.
     """
     from catchment import report
     from catchment.experiments.bench import SUITE
     from catchment.experiments.bench_report import write_bench_report
 
+    if tsne and (len(folders) > 1 or (folders[0] / SUITE).exists()):
+        raise ValueError("--tsne is of one run: name one run's folder, or leave --tsne out")
     if len(folders) > 1:
         page = report.write_comparison(folders, out or Path("comparison.html"))
     elif out is not None:
@@ -937,6 +965,10 @@ def report_(folders: tuple[Path, ...], out: Path | None, as_json: bool) -> None:
         write_bench_report(folders[0])
         page = folders[0] / report.NAME
     else:
+        if tsne:
+            from catchment.experiments.feature_map import write_feature_map
+
+            write_feature_map(folders[0])
         page = report.write_run_report(folders[0])
     click.echo(json.dumps({"report": str(page)}) if as_json else str(page))
 
@@ -949,7 +981,7 @@ def list_(what: str, data_dir: str | None, as_json: bool) -> None:
     """List the objectives, data sets, nets or suites."""
     from catchment.data import data_folder
 
-    rows = _list_data(data_dir) if what == "data" else _LISTS[what]()
+    rows = _LISTS[what](data_dir)
     if as_json:
         click.echo(json.dumps({what: rows}))
         return
@@ -960,7 +992,7 @@ def list_(what: str, data_dir: str | None, as_json: bool) -> None:
     for key in rows[0]:
         table.add_column(key.replace("_", " "), overflow="fold", no_wrap=key == "name")
     for row in rows:
-        cells = (", ".join(value) if isinstance(value, list) else str(value) for value in row.values())
+        cells = (_shortened(value) if isinstance(value, list) else str(value) for value in row.values())
         table.add_row(*(Text(cell) for cell in cells))  # as Text, since rich would read [vision] as markup
     _console().print(table)
     if what == "data":
@@ -969,7 +1001,12 @@ def list_(what: str, data_dir: str | None, as_json: bool) -> None:
         )
 
 
-def _list_objectives() -> list[dict[str, Any]]:
+def _shortened(names: list[str], most: int = 8) -> str:
+    more = f" and {len(names) - most} more (--json has all)" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _list_objectives(_: str | None) -> list[dict[str, Any]]:
     from catchment.methods import list_objectives
 
     return [
@@ -998,13 +1035,13 @@ def _list_data(data_dir: str | None) -> list[dict[str, Any]]:
     return rows
 
 
-def _list_nets() -> list[dict[str, Any]]:
+def _list_nets(_: str | None) -> list[dict[str, Any]]:
     from catchment.nets import NETS
 
     return [{"name": name, "what": description} for name, description in NETS.items()]
 
 
-def _list_suites() -> list[dict[str, Any]]:
+def _list_suites(data_dir: str | None) -> list[dict[str, Any]]:
     from catchment.experiments.suite import Selection, find_suite, list_suites, parse_suite, plan
 
     suites = [parse_suite(*find_suite(name)) for name in list_suites()]
@@ -1016,10 +1053,10 @@ def _list_suites() -> list[dict[str, Any]]:
             "methods": [method.name for method in suite.methods],
             "settings": [setting.name for setting in suite.settings],
             "runs": len({run.key for run in plan(suite, Selection())}),
-            "missing": "-" if suite.missing is None else f"data set {suite.data}",
+            "not_on_disk": ", ".join(_not_on_disk(suite, data_dir)) or "-",
         }
         for suite in suites
     ]
 
 
-_LISTS = {"objectives": _list_objectives, "nets": _list_nets, "suites": _list_suites}
+_LISTS = {"objectives": _list_objectives, "data": _list_data, "nets": _list_nets, "suites": _list_suites}

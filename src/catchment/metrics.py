@@ -31,6 +31,7 @@ __all__ = [
     "ece",
     "f1_macro_at_k",
     "fpr_at_tpr",
+    "frequency_groups",
     "group_accuracy",
     "hamming_loss",
     "map_at_k",
@@ -649,9 +650,7 @@ def group_accuracy(
     {'many': 1.0, 'medium': 1.0, 'few': 0.0}
     """
     predicted, expected = _predicted_and_target(predictions, target)
-    counts = _real_numbers(_to_numpy(class_counts, "class_counts"), "class_counts")
-    if counts.ndim != 1 or counts.min() < 0:
-        raise ValueError("class_counts must hold one number of at least 0 per class, shape (C,)")
+    counts = _class_counts(class_counts)
     if expected.max() >= len(counts):
         raise ValueError(f"class {expected.max()} in target, but there are {len(counts)} class_counts: give one each")
     if few > many:
@@ -661,6 +660,39 @@ def group_accuracy(
     groups = {"many": counts > many, "medium": (counts >= few) & (counts <= many), "few": counts < few}
     chosen = {name: group & (in_test > 0) for name, group in groups.items()}
     return {name: float(class_accuracy[g].mean()) if g.any() else float("nan") for name, g in chosen.items()}
+
+
+def frequency_groups(class_counts: Values) -> list[str]:
+    r"""Whether each class has "many", "medium" or "few" training samples, as the suites say it.
+
+    Above 100, 20 to 100, below 20. Where there are 20 classes or fewer, all of which may have hundreds, it goes by
+    rank: the largest 20 %, the next 50 %, the smallest 30 %, rounded; of equal classes the first is the smaller.
+
+    Args:
+        class_counts: training samples of each class ``(C,)``.
+
+    Returns:
+        C words.
+
+    Raises:
+        ValueError: for counts that are not one number of at least 0 per class.
+
+    >>> frequency_groups([500, 300, 180, 108, 65, 39, 23, 14, 8, 5])
+    ['many', 'many', 'medium', 'medium', 'medium', 'medium', 'medium', 'few', 'few', 'few']
+    """
+    counts = _class_counts(class_counts)
+    many, few = 100.0, 20.0
+    if len(counts) <= 20:
+        counts = counts.argsort(kind="stable").argsort(kind="stable").astype(np.float64)
+        many, few = len(counts) - 1 - round(0.2 * len(counts)), round(0.3 * len(counts))
+    return ["many" if count > many else "few" if count < few else "medium" for count in counts]
+
+
+def _class_counts(values: Values) -> Floats:
+    counts = _real_numbers(_to_numpy(values, "class_counts"), "class_counts")
+    if counts.ndim != 1 or counts.min() < 0:
+        raise ValueError("class_counts must hold one number of at least 0 per class, shape (C,)")
+    return counts
 
 
 def _to_numpy(values: Values, name: str) -> NDArray[Any]:

@@ -9,7 +9,7 @@ import torch
 
 from catchment import metrics
 from catchment.experiments import bench
-from catchment.experiments.run import RunConfig, load_run, run
+from catchment.experiments.run import WATCHED_LABELS, RunConfig, load_run, run
 from catchment.experiments.suite import Selection, parse_suite, plan
 from catchment.files import read_jsonl
 from catchment.training import TrainingConfig, predict
@@ -56,6 +56,52 @@ def test_what_became_of_wrong_and_right_labels_is_counted(runs):
     assert sum(transport["given"]) == pytest.approx(sum(transport["asked"]))
     assert transport["converged"]
     assert len(transport["potential"]) == 10
+
+
+def test_the_history_says_after_every_epoch_what_became_of_labels(runs):
+    """The training set is small enough to be watched whole: the last row has the numbers of the end."""
+    _, folder, numbers = runs
+    history = read_jsonl(folder / "dsink" / "history.jsonl")
+    keys = {f"{who}_{what}" for who in ("train", "transported") for what in ("corrected", "damaged")}
+    assert all(keys <= row.keys() for row in history)
+    assert numbers["train_samples"] <= WATCHED_LABELS
+    for key in keys:
+        assert history[-1][key] == pytest.approx(numbers[key], abs=1e-9), key
+    assert history[0]["train_corrected"] != history[-1]["train_corrected"]
+    assert "transport" not in history[-1]
+    # an auxiliary has no transported labels
+    row = read_jsonl(folder / "dsink" / "noise-robust" / "history.jsonl")[-1]
+    assert keys & row.keys() == {"train_corrected", "train_damaged"}
+
+
+def test_without_known_true_labels_the_totals_are_there_and_no_shares(tmp_path):
+    from catchment.data import load_data
+
+    digits = load_data("digits").train
+    np.savez(tmp_path / "own.npz", X=digits.inputs[:300, ..., 0], y=digits.labels[:300])
+    config = RunConfig(data=str(tmp_path / "own.npz"), objective="dsink", training=TRAINING)
+    numbers = run(config, tmp_path / "run")
+    keys = {f"{who}_{what}" for who in ("train", "transported") for what in ("corrected", "damaged")}
+    assert not keys & numbers.keys()
+    assert not keys & read_jsonl(tmp_path / "run" / "history.jsonl")[-1].keys()
+    assert sum(numbers["transport"]["reached"]) == pytest.approx(240)
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "Transported labels" in page
+    assert "given labels</li>" in page
+    assert "true labels</li>" not in page
+
+
+def test_the_labels_at_the_end_are_had_as_in_training(runs):
+    """With totals that are only asked for with a small penalty, the labels keep their own."""
+    config, folder, _ = runs
+    auxiliaries = {
+        role: str(folder / "dsink" / role.replace("_", "-")) for role in ("noise_robust", "imbalance_robust")
+    }
+    relaxed = RunConfig(**{**vars(config), **auxiliaries, "parameters": {"relaxation": 1e-3}})
+    transport = run(relaxed, folder / "relaxed")["transport"]
+    assert transport["converged"]
+    apart = np.abs(np.subtract(transport["asked"], transport["reached"])).sum() / sum(transport["asked"])
+    assert apart > 0.05
 
 
 def test_finished_runs_serve_as_auxiliaries_and_give_the_same(runs, tmp_path):

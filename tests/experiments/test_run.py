@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from catchment.experiments.run import RunConfig, create_model, load_run, load_run_data, run
+from catchment.experiments.run import WATCHED_LABELS, RunConfig, create_model, load_run, load_run_data, run
 from catchment.training import TrainingConfig, predict
 
 
@@ -92,7 +92,8 @@ def test_tuning_judges_on_held_out_training_samples_and_leaves_the_test_set_alon
     assert not any(key.startswith("test_") and key != "test_samples" for key in metrics)
     assert 0 < metrics["validation_accuracy"] < 1
     assert metrics["judged_on"] == "validation"
-    assert seen == [287, 1150]  # the held-out fifth of 1437 and the rest; never the 360 of the test part
+    # what the history watches, the held-out fifth of 1437 and the rest; never the 360 of the test part
+    assert seen == [WATCHED_LABELS, 287, 1150]
     assert not (tmp_path / "a" / "evaluation.npz").exists()
     assert "test_accuracy" not in json.loads((tmp_path / "a" / "history.jsonl").read_text())
     again = load_run_data(RunConfig.from_dict({**tuning.to_dict(), "training": config(8).training.to_dict()}))

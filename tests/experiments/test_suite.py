@@ -65,7 +65,8 @@ def test_a_suite_that_comes_along_says_all_that_its_runs_need(name):
         ct.create_objective(method.objective, num_classes=10, **method.parameters)
     for disturbance in suite.disturbances:
         assert disturbance.noise is None or disturbance.noise.partition(":")[0] in KINDS
-    assert {setting.name for setting in suite.settings} <= {"matched", "published", "plain", "mixup", "cutmix"}
+    known = {"matched", "published", "plain", "mixup", "cutmix", "augmix"}
+    assert {setting.name for setting in suite.settings} <= known
     runs = plan(suite, Selection())
     assert len(runs) == (len(suite.methods) * len(suite.disturbances) * len(suite.seeds) * len(suite.settings))
     assert len({run.describe() for run in runs}) == len(runs)

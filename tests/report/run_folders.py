@@ -18,8 +18,10 @@ HISTORY = [
 ]
 
 
-def write_run(folder, *, noise=NOISE, names=NAMES, history=HISTORY, settings=(), evaluation=None, **metrics):
-    """A run's config.json, metrics.json and history.jsonl, and evaluation.npz where arrays are given."""
+def write_run(
+    folder, *, noise=NOISE, names=NAMES, history=HISTORY, settings=(), evaluation=None, feature_map=None, **metrics
+):
+    """A run's config.json, metrics.json and history.jsonl, and evaluation.npz and tsne.npz where arrays are given."""
     folder.mkdir(parents=True, exist_ok=True)
     config = {
         "data": "my <i>data</i>.csv", "noise": "symmetric:0.4", "objective": "drainage", "parameters": {"alpha": 0.1},
@@ -39,7 +41,38 @@ def write_run(folder, *, noise=NOISE, names=NAMES, history=HISTORY, settings=(),
     write_jsonl(folder / "history.jsonl", history)
     if evaluation is not None:
         np.savez(folder / "evaluation.npz", **evaluation)
+    if feature_map is not None:
+        np.savez(folder / "tsne.npz", **feature_map)
     return folder
+
+
+def made_up_transport(num_classes=3, samples=300):
+    """Of metrics.json: classes of which f_L asks for more and more."""
+    asked = np.arange(1, num_classes + 1) / np.arange(1, num_classes + 1).sum() * samples
+    return {
+        "potential": np.linspace(-1, 1, num_classes).tolist(),
+        "error": 2e-7,
+        "converged": True,
+        "asked": asked.tolist(),
+        "reached": asked.tolist(),
+        "given": [samples // num_classes] * num_classes,
+    }
+
+
+def made_up_map(num_classes=3, shown=60, samples=200, seed=0):
+    """Arrays of tsne.npz: a cluster for each class."""
+    rng = np.random.default_rng(seed)
+    label = np.arange(shown) % num_classes
+    centres = 100 * np.stack([label, label % 2], 1)
+    return {
+        "index": np.arange(shown),
+        "coordinates": (centres + rng.normal(size=(shown, 2))).astype(np.float32),
+        "label": label,
+        "predicted": np.where(rng.random(shown) < 0.8, label, (label + 1) % num_classes),
+        "samples": np.array(samples),
+        "perplexity": np.array(12.5),
+        "seed": np.array(3),
+    }
 
 
 def made_up_evaluation(num_classes=3, tests=200, trained=300, *, image=None, unknown=20, clean=True, shown=12, seed=0):

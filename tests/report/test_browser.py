@@ -2,7 +2,7 @@
 
 import pytest
 from browser import Browser
-from report.run_folders import made_up_evaluation, write_run
+from report.run_folders import made_up_evaluation, made_up_map, made_up_transport, write_run
 
 from catchment.report import write_comparison, write_run_report
 
@@ -10,6 +10,8 @@ pytestmark = pytest.mark.browser
 HISTORY = [
     {"epoch": e, "train_loss": 2.0 / e, "learning_rate": 0.05, "seconds": 0.25, "validation_accuracy": 0.1 * e}
     | ({"test_accuracy": 0.09 * e} if e % 2 == 0 else {})
+    | {"train_corrected": 0.5 + 0.05 * e, "train_damaged": 0.3 / e}
+    | {"transported_corrected": 0.6 + 0.05 * e, "transported_damaged": 0.2 / e}
     for e in range(1, 7)
 ]
 LUMINANCE = """(property) => {
@@ -32,6 +34,8 @@ def page(request, tmp_path_factory):
             folder / name, history=HISTORY, settings={"objective": name}, reported_epoch=6, objective=name,
             names=["cat", "a class with quite a long name", "bird_without_any_place_to_break_the_line_of_its_name"],
             evaluation=made_up_evaluation(image=(8, 8, 1) if name == "gce" else (48, 40, 3), seed=seed),
+            imbalance={"kind": "long-tail", "class_counts": [200, 60, 20]}, transport=made_up_transport(),
+            feature_map=made_up_map(),
         )
         for seed, name in enumerate(("drainage", "gce", "nce-agce"))
     ]  # fmt: skip
@@ -72,7 +76,7 @@ def test_every_picture_and_every_figure_is_drawn(browser, page):
         "[...document.querySelectorAll('svg[role=img]')].map(s => {const b = s.getBBox(); const r ="
         " s.getBoundingClientRect(); return [b.width, b.height, r.width, r.height]})"
     )
-    assert len(boxes) >= 6
+    assert len(boxes) >= (11 if page.name == "report.html" else 6)
     assert all(size > 10 for box in boxes for size in box)
     # what is drawn keeps to its own box, so that no label is cut off
     cut_off = browser.evaluate(

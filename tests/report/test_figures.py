@@ -142,6 +142,27 @@ def test_cells_are_as_strong_as_the_root_of_their_share_and_the_diagonal_has_its
     assert cells[1, 1, 3] == 0
 
 
+def test_points_lie_where_they_are_and_a_logarithm_spaces_them():
+    points = np.array([[1.0, 0.5], [10.0, 0.5], [100.0, 0.5]])
+    labels = {"x_label": "samples", "y_label": "accuracy", "description": "d"}
+    for log_x, share in ((False, 9 / 99), (True, 0.5)):
+        svg = figures.scatter([("a", points, 0)], log_x=log_x, **labels)
+        x = [float(use["x"]) for use in marks(svg)][:3]
+        assert (x[1] - x[0]) / (x[2] - x[0]) == pytest.approx(share, abs=0.002)
+    assert {"1", "10", "100", "samples", "accuracy", "a"} <= set(texts(svg))
+    svg = figures.dots([[1, 10, 100]], ["a", "b", "c"], x_label="samples", description="d", log_x=True)
+    x = [float(use["x"]) for use in marks(svg)]
+    assert (x[1] - x[0]) / (x[2] - x[0]) == pytest.approx(0.5, abs=0.002)
+
+
+def test_without_axis_labels_both_directions_have_one_scale_and_no_numbers():
+    points = np.array([[0.0, 0.0], [20.0, 0.0], [0.0, 10.0]])
+    svg = figures.scatter([("a", points, 0), ("b", points[:1] - 5, 1)], description="d")
+    first, second, third = [(float(use["x"]), float(use["y"])) for use in marks(svg)][:3]
+    assert second[0] - first[0] == pytest.approx(2 * (first[1] - third[1]), rel=0.01)
+    assert set(texts(svg)) == {"a", "b"}
+
+
 def contrast(one, other):
     def luminance(colour):
         shares = np.array(colour) / 255

@@ -84,6 +84,21 @@ def test_classes_without_a_test_sample_have_no_accuracy():
     np.testing.assert_array_equal(summaries.class_accuracy(arrays, 3), [0.5, np.nan, 1.0])
 
 
+def test_training_samples_are_counted_by_their_true_labels_where_these_are_known():
+    labels = {"train_label": np.array([0, 1, 1, -100, -1]), "train_clean_label": np.array([0, 0, 1, 2, 2])}
+    assert summaries.training_counts(evaluation(**labels), 4).tolist() == [2, 1, 2, 0]
+    unknown = Evaluation(made_up_evaluation(clean=False) | {"train_label": labels["train_label"]})
+    assert summaries.training_counts(unknown, 4).tolist() == [1, 2, 0, 0]
+
+
+def test_the_nearest_other_point_agrees_or_not():
+    points = np.array([[0, 0], [1, 0], [3, 0], [5.5, 0]], dtype=np.float32)  # nearest: 1, 0, 1, 2
+    assert summaries.neighbours_agree(points, np.array([7, 7, 7, 8])) == 0.75
+    assert summaries.neighbours_agree(points, np.array([7, 8, 8, 8])) == 0.5
+    same = np.zeros((2, 2), dtype=np.float32)  # neither is its own neighbour
+    assert summaries.neighbours_agree(same, np.array([0, 1])) == 0.0
+
+
 @pytest.mark.parametrize(
     ("scores", "low", "high"), [([0.2, 0.4], 0, 1), ([-3.0, 5.0], -3, 5), ([7.0, 7.0], 6.5, 7.5), ([0.0, 1.0], 0, 1)]
 )

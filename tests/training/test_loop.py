@@ -373,3 +373,19 @@ class _Wide(torch.nn.Module):
 def _made(folder):
     folder.mkdir()
     return folder
+
+
+def test_what_is_watched_comes_after_every_epoch_and_decides_nothing(tmp_path):
+    seen = []
+
+    def watch(model):
+        seen.append(model.training)
+        return {"watched": len(seen) / 10}
+
+    model, columns = make_model(NAMES[0])
+    result = train(model, make_dataset(), CONFIG, columns=columns, folder=_made(tmp_path / "run"), watch=watch)
+    assert [row["watched"] for row in result.history] == [0.1, 0.2, 0.3, 0.4]
+    assert [row["watched"] for row in read_jsonl(tmp_path / "run" / HISTORY)] == [0.1, 0.2, 0.3, 0.4]
+    alone, columns = make_model(NAMES[0])
+    train(alone, make_dataset(), CONFIG, columns=columns)
+    assert_same_bits(weights(model), weights(alone))

@@ -361,6 +361,24 @@ def test_cutout_fills_with_the_mean_colour(folder):
     assert image[:, 6, 6].tolist() == [51, 102, 153]
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_augmix_mixes_each_image_anew_and_again_alike(folder, channels):
+    arrays = in_memory(make_dataset(folder))
+    arrays = dataclasses.replace(arrays, inputs=arrays.inputs[..., :channels].copy())
+    plain = by_sample(stream(arrays))
+    state = torch.get_rng_state()
+    batches = stream(arrays, augmentation=("augmix:3",))
+    first, second, again = by_sample(batches), by_sample(batches, 1), by_sample(batches)
+    assert torch.equal(torch.get_rng_state(), state)
+    for row, image in first.items():
+        assert torch.equal(image, again[row])
+        assert not torch.equal(image, second[row])
+    distance = torch.stack([(first[row].float() - plain[row].float()).abs().mean() for row in plain])
+    severe = by_sample(stream(arrays, augmentation=("augmix:10",)))
+    further = torch.stack([(severe[row].float() - plain[row].float()).abs().mean() for row in plain])
+    assert 1 < distance.mean() < further.mean() < 128
+
+
 @pytest.mark.parametrize(
     ("step", "parsed"),
     [
@@ -370,6 +388,7 @@ def test_cutout_fills_with_the_mean_colour(folder):
         ("random-resized-crop", ("random-resized-crop", ())),
         ("random-crop", ("random-crop", ())),
         ("color-jitter:0.4:0.4:0.4:0.2", ("color-jitter", (0.4, 0.4, 0.4, 0.2))),
+        ("augmix:3", ("augmix", (3.0,))),
     ],
 )
 def test_steps_are_read(step, parsed):
@@ -383,6 +402,9 @@ def test_steps_are_read(step, parsed):
         ("cutout",),
         ("cutout:0",),
         ("color-jitter:0.4",),
+        ("augmix",),
+        ("augmix:0",),
+        ("augmix:11",),
         ("color-jitter:0.4:0.4:0.4:0.6",),
         ("color-jitter:-1:0:0:0",),
         ("random-crop:4",),
@@ -403,6 +425,8 @@ def test_what_the_data_cannot_take_is_refused(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "torchvision.transforms.v2", None)
     with pytest.raises(ValueError, match=r'color-jitter needs torchvision: pip install "catchment\[vision\]"'):
         trained(make_dataset(folder, PUBLISHED))
+    with pytest.raises(ValueError, match=r'augmix needs torchvision: pip install "catchment\[vision\]"'):
+        check_augmentation(("augmix:3",), arrays)
     several = Dataset("many", make_files(folder, on_error="skip"), np.zeros((SAMPLES, 2), np.uint8), ("a", "b"))
     with pytest.raises(ValueError, match="can't be skipped where a sample has several labels"):
         stream(several)

@@ -106,7 +106,14 @@ def final_labels(objective: Objective, logits: Tensor, columns: Mapping[str, Col
     if not isinstance(noise_robust, Tensor) or not isinstance(imbalance_robust, Tensor):
         return None
     of_classes = objective.probabilities(logits.cpu()).clamp(min=torch.finfo(torch.float32).tiny).log()
-    solved = dsink_labels(noise_robust, of_classes, imbalance_robust, kl_weights=objective.kl_weights)
+    solved = dsink_labels(
+        noise_robust,
+        of_classes,
+        imbalance_robust,
+        kl_weights=objective.kl_weights,
+        min_prob=objective.min_prob,
+        **objective.solver,
+    )
     labels = solved.labels
     assert labels is not None
     return {

@@ -124,7 +124,7 @@ def run_all(
         tensorboard: write event files into the runs' folders.
         listen: called with every event, in this process.
     """
-    pending = Pending(list({run.key: run for run in runs}.values()), folder)
+    pending = Pending(runs, folder)
     options = RunOptions(device, data_dir, eval_every, tensorboard, max(1, (os.cpu_count() or 1) // workers))
     if workers == 1 or len(pending.runs) < 2:
         _work(pending, options, listen)
@@ -152,13 +152,16 @@ class RunOptions:
 
 
 class Pending:
-    """The runs that are left to do. A failed run stays failed until the next call."""
+    """The runs that are left to do; of equal ones the first. A failed run stays failed until the next call."""
 
-    def __init__(self, runs: list[BenchRun], folder: Path) -> None:
+    def __init__(self, runs: Sequence[BenchRun], folder: Path) -> None:
         self.folder = folder
         self.failures_before = self._failures()
         finished = finished_rows(folder)
-        self.runs = [run for run in runs if run.key not in finished]
+        once: dict[str, BenchRun] = {}
+        for bench_run in runs:
+            once.setdefault(bench_run.key, bench_run)
+        self.runs = [bench_run for key, bench_run in once.items() if key not in finished]
 
     def drop_done(self) -> None:
         """Leave out what any runner has finished, or failed, since."""

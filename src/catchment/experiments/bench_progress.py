@@ -66,7 +66,7 @@ class BenchProgress:
             how = f"failed: {event.row['error']}"
         else:
             unit = " %" if self.metric.percent else ""
-            shown = format_number(self.metric.of(event.row["metrics"])) + unit
+            shown = format_number(self.metric.of(event.row["metrics"], event.run.adaptation)) + unit
             how = f"{self.metric.title} {shown}, {event.row['wall_seconds']:.0f} s"
         line = Text(f"[{self.ended}/{self.total}] {event.run.describe()}: {how}")
         self._console.print(line, soft_wrap=True)

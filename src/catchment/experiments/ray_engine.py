@@ -65,7 +65,7 @@ def run_all_on_ray(
         ValueError: Ray is not installed, or the cluster can't be reached.
     """
     ray = _ray()
-    pending = Pending(list({run.key: run for run in runs}.values()), folder.absolute())
+    pending = Pending(runs, folder.absolute())
     options = RunOptions(device, data_dir, eval_every, tensorboard, max(1, int(cpus_per_run)))
     with _connected(ray, address):
         task = ray.remote(num_cpus=cpus_per_run, num_gpus=gpus_per_run, max_retries=RETRIES)(_task)

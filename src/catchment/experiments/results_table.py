@@ -185,7 +185,7 @@ def _rows(
 
 
 def _cell(suite: Suite, metric: Metric, run: BenchRun, done: Sequence[Mapping[str, Any]]) -> Cell:
-    values = [value for row in done if (value := metric.of(row["metrics"])) is not None]
+    values = [value for row in done if (value := metric.of(row["metrics"], run.adaptation)) is not None]
     figures = [
         figure
         for figure in suite.published
@@ -225,6 +225,14 @@ def _protocol(suite: Suite, runs: Sequence[BenchRun]) -> tuple[tuple[str, str], 
         ("epoch reported", _by_method(epoch_reported)),
         ("noise", "drawn anew for each seed, on the training labels alone"),
     ]
+    if config.shift is not None:
+        images = f"{config.shift_samples} test images" if config.shift_samples else "all test images"
+        lines.append(
+            (
+                "shift",
+                f"corruptions {config.corruptions}, severities {_show(config.severities)}, {images}, the same ones",
+            )
+        )
     on_grid = suite.tuning.keys() if any(run.variant for run in runs) else ()
     for field in fields(TrainingConfig):
         is_idle = all(_is_idle(field.name, settings) for settings in training.values())

@@ -21,8 +21,11 @@ from catchment.experiments.auxiliaries import VIEWS, auxiliary_columns, auxiliar
 from catchment.experiments.environment import hardware, versions
 from catchment.experiments.evaluation_record import write_evaluation
 from catchment.experiments.noise import add_unknowns, apply_imbalance, apply_noise, given_noise
+from catchment.experiments.shift import ALL_SEVERITIES, Shift, check_shift, evaluate_shift, summarise
+from catchment.experiments.shift import NAME as SHIFT
+from catchment.experiments.shift import to_csv as shift_csv
 from catchment.experiments.tasks import check_task, settle_task
-from catchment.files import folder_lock, read_json, write_bytes, write_json
+from catchment.files import folder_lock, read_json, write_bytes, write_json, write_text
 from catchment.methods import create_objective
 from catchment.nets import create_net, input_statistics
 from catchment.objective import Model, Objective
@@ -45,6 +48,8 @@ from catchment.training.loop import check_trainable, choose_device, cpu_threads,
 from catchment.training.tensorboard import TensorBoardLog
 
 CONFIG, METRICS, WEIGHTS = "config.json", "metrics.json", "model.safetensors"
+# Of how many training samples the history says after every epoch what became of wrong and of right labels.
+WATCHED_LABELS = 1024
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,11 @@ class RunConfig:
         judged_on: "test", or "validation" for tuning, which leaves the test set alone.
         eval_every: epochs between two looks at the test accuracy for the history, which decide nothing; 0: none.
         last_epochs: average the test accuracy over so many last epochs too; 0: don't.
+        corruptions: under which the test images are judged too: names with commas, "benchmark" or "all"; None: none.
+        severities: of each of these, from 1 to 5.
+        adaptations: how the net is adapted to each, ``ADAPTATION`` or ``ADAPTATION/LAST_LAYER``: see ``Shift``.
+        corruption_size: whose constants of the corruptions; None: by the images' side.
+        shift_samples: how many test images to judge so; 0 takes all.
         training: how to train.
     """
 
@@ -117,6 +127,11 @@ class RunConfig:
     judged_on: str = "test"
     eval_every: int = 0
     last_epochs: int = 0
+    corruptions: str | None = None
+    severities: tuple[int, ...] = ALL_SEVERITIES
+    adaptations: tuple[str, ...] = ("none",)
+    corruption_size: str | None = None
+    shift_samples: int = 0
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:
@@ -138,6 +153,16 @@ class RunConfig:
             raise ValueError(f"judged_on is {self.judged_on!r}: choose test or validation")
         if self.judged_on == "validation" and not self.validation:
             raise ValueError("judged on a validation set that is not held out: give validation a share above 0")
+        if self.corruptions is None and (self.severities, self.adaptations) != (ALL_SEVERITIES, ("none",)):
+            raise ValueError("severities and adaptations are of corruptions: name some, benchmark for example")
+        _ = self.shift
+
+    @property
+    def shift(self) -> Shift | None:
+        """Under which shift the trained model is judged; None: under none."""
+        if self.corruptions is None:
+            return None
+        return Shift(self.corruptions, self.severities, self.adaptations, self.corruption_size, self.shift_samples)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON keeps it."""
@@ -148,8 +173,9 @@ class RunConfig:
         """From what ``to_dict`` gave."""
         names = {f.name for f in fields(cls)}
         known = {name: value for name, value in values.items() if name in names}
-        for name in ("drop_columns", "also_test"):
-            known[name] = tuple(known.get(name, ()))
+        for field_ in fields(cls):
+            if isinstance(known.get(field_.name), list):
+                known[field_.name] = tuple(known[field_.name])
         return cls(**{**known, "training": TrainingConfig.from_dict(known["training"])})
 
 
@@ -296,6 +322,8 @@ def run(
         check_calibratable(model.objective)
     if config.last_epochs and data.task == "multi-label":
         raise ValueError("last_epochs averages the accuracy, which multi-label data have none of: leave it out")
+    if config.shift is not None and config.judged_on == "test":
+        check_shift(config.shift, model, data.test)
     on_start(data, model)
     if rank > 0:
         _train_and_evaluate(config, data, model, _columns(config, data, model, folder), None, resume, on_epoch)
@@ -373,6 +401,7 @@ def _train_and_evaluate(
         evaluate=lambda trained: _test_accuracy(trained, data.test),
         evaluate_every=config.eval_every if config.judged_on == "test" else 0,
         evaluate_last=config.last_epochs if config.judged_on == "test" else 0,
+        watch=_watch_labels(data.train, columns),
     )
     with cpu_threads(result.threads):
         fitted = calibrate(model, data.validation) if config.calibrate and data.validation is not None else {}
@@ -389,6 +418,11 @@ def _train_and_evaluate(
         for name, other in data.also.items() if config.judged_on == "test" else ():
             found = prediction_metrics(model, predict(model, other), other, top_k=config.top_k)
             scores |= {f"also_{name}_{key}": value for key, value in found.items()}
+        if config.shift is not None and config.judged_on == "test":
+            shifted = evaluate_shift(config.shift, model, data.test, data.train)
+            scores |= summarise(shifted)
+            if folder is not None:
+                write_text(folder / SHIFT, shift_csv(shifted))
     if folder is not None and config.judged_on == "test":
         write_evaluation(folder, data.train, on_train, data.test, on_judged, top_k=config.top_k)
     wrong = wrong_labels(data.train)
@@ -407,6 +441,7 @@ def _train_and_evaluate(
         "reported_epoch": result.reported_epoch,
         "reported": "best validation epoch" if config.training.early_stopping else "last epoch",
         "judged_on": config.judged_on,
+        "adaptations": list(config.adaptations) if config.shift is not None and config.judged_on == "test" else None,
         "validation_labels": config.validation_labels if data.validation is not None else None,
         "train_samples": len(data.train),
         "test_samples": len(data.test),
@@ -421,36 +456,56 @@ def _train_and_evaluate(
 def _correction_metrics(
     objective: Objective, on_train: Predictions, train_part: Dataset, columns: dict[str, Column]
 ) -> dict[str, Any]:
-    """What became of wrong and of right labels, in the model's own predictions and in the labels of D-SINK."""
-    if train_part.clean_labels is None or train_part.is_multi_label:
+    """What became of wrong and of right labels, in the model's own predictions and in the labels of D-SINK.
+
+    The shares are there where the true labels are known, "transport" for D-SINK either way.
+    """
+    if train_part.is_multi_label:
         return {}
-    given, clean = torch.from_numpy(train_part.labels), torch.from_numpy(train_part.clean_labels)
-    shares = label_shares(on_train.probabilities, given, clean)
-    found: dict[str, Any] = {f"train_{name}": share for name, share in shares.items() if not math.isnan(share)}
+    found: dict[str, Any] = _shares("train", on_train.probabilities, train_part)
     solved = final_labels(objective, on_train.logits, columns)
     if solved is not None:
-        shares = label_shares(solved.pop("labels"), given, clean)
-        found |= {f"transported_{name}": share for name, share in shares.items() if not math.isnan(share)}
+        found |= _shares("transported", solved.pop("labels"), train_part)
         counts = np.bincount(train_part.labels[train_part.labels >= 0], minlength=train_part.num_classes)
         found["transport"] = {**solved, "given": counts.tolist()}
     return found
 
 
+def _shares(whose: str, labels: torch.Tensor, train_part: Dataset) -> dict[str, float]:
+    if train_part.clean_labels is None:
+        return {}
+    given, clean = torch.from_numpy(train_part.labels), torch.from_numpy(train_part.clean_labels)
+    shares = label_shares(labels, given, clean)
+    return {f"{whose}_{name}": share for name, share in shares.items() if not math.isnan(share)}
+
+
+def _watch_labels(train_part: Dataset, columns: dict[str, Column]) -> Callable[[Model], dict[str, float]]:
+    """``_correction_metrics`` of the same samples after every epoch; nothing where no label is known to be wrong."""
+    wrong = wrong_labels(train_part)
+    if train_part.is_multi_label or wrong is None or not wrong.any():
+        return lambda model: {}
+    rows = np.unique(np.linspace(0, len(train_part) - 1, WATCHED_LABELS).round().astype(np.int64))
+    watched = train_part.select(rows)
+    of_rows: dict[str, Column] = {
+        name: column[torch.from_numpy(rows)] for name, column in columns.items() if isinstance(column, torch.Tensor)
+    }
+
+    def watch(model: Model) -> dict[str, float]:
+        found = _correction_metrics(model.objective, predict(model, watched), watched, of_rows)
+        return {name: value for name, value in found.items() if name != "transport"}
+
+    return watch
+
+
 def _frequency_metrics(
     predictions: Predictions, judged: Dataset, train_part: Dataset, judged_on: str
 ) -> dict[str, float]:
-    """Accuracy on classes with many, medium and few samples of training, by their true labels where these are known.
-
-    Up to 20 classes: the largest 20 %, the next 50 % and the smallest 30 %; of more, above 100, 20 to 100 and below.
-    """
+    """Mean class accuracy of ``metrics.frequency_groups``, by true training labels where these are known."""
     true = train_part.labels if train_part.clean_labels is None else train_part.clean_labels
-    counts = np.bincount(true[true >= 0], minlength=train_part.num_classes)
+    groups = metrics.frequency_groups(np.bincount(true[true >= 0], minlength=train_part.num_classes))
+    size = [{"many": 2, "medium": 1, "few": 0}[group] for group in groups]
     known = judged.labels >= 0
-    groups = {"many": 100, "few": 20}
-    if len(counts) <= 20:  # by rank, as the sets of ten classes have hundreds of samples in each
-        groups = {"many": len(counts) - 1 - round(0.2 * len(counts)), "few": round(0.3 * len(counts))}
-        counts = counts.argsort(kind="stable").argsort(kind="stable")
-    found = metrics.group_accuracy(predictions.probabilities[known], judged.labels[known], counts, **groups)
+    found = metrics.group_accuracy(predictions.probabilities[known], judged.labels[known], size, many=1, few=1)
     return {f"{judged_on}_accuracy_{name}": value for name, value in found.items() if not math.isnan(value)}
 
 

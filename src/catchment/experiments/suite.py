@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import math
+import re
 import tomllib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
@@ -21,13 +22,14 @@ from catchment.methods import create_objective
 from catchment.nearest import did_you_mean
 from catchment.nets import NETS
 from catchment.nets.activations import ACTIVATIONS
+from catchment.report.shift import key as shift_key
 from catchment.training.config import TrainingConfig
 
 FOLDER = resources.files("catchment.experiments") / "suites"
 BUDGETS = ("paper", "quick")
 AUXILIARY_ROLES = ("noise_robust", "imbalance_robust")
 RUN_OF = "run:"  # before the key of a run of the same suite
-QUICK_SAMPLES, QUICK_EPOCHS = 12_000, 10
+QUICK_SAMPLES, QUICK_EPOCHS, QUICK_SHIFT_SAMPLES = 12_000, 10, 400
 _MACHINE = ("device", "threads", "workers")  # settings of where a run runs, not of what comes out
 TUNING_SHARE, TUNING_SEED = 0.2, 42
 
@@ -48,6 +50,7 @@ _RUN_KEYS: dict[str, type[Any]] = {
     "image_size": int,
     "validation": float,
     "validation_labels": str,
+    "validation_seed": int,
     "activation": str,
     "auxiliary_view": str,
     "last_epochs": int,
@@ -56,16 +59,21 @@ _RUN_KEYS: dict[str, type[Any]] = {
     "unknowns": str,
     "task": str,
     "top_k": int,
+    "corruptions": str,
+    "severities": list,
+    "corruption_size": str,
+    "shift_samples": int,
 }
 _KEYS = (
     *("name", "title", "about", "data", "net", "seeds", "training", "metrics", "disturbances", "methods"),
     *("settings", "tuning", "published", *_RUN_KEYS),
 )
+_SEVERITIES = re.compile(r"(_[0-9])+$")  # at the end of a key of a number under shift
 # training settings that are no part of a suite -> where they are said
 _ELSEWHERE = {"seed": "seeds are given at the top of the file", "device": "the device is given to the command"}
 _LOWER_IS_BETTER = (
     *("nll", "brier", "ece", "ece_marginal", "ece_at_k", "aurc", "fpr_at_95_tpr"),
-    *("hamming_loss", "mean_max_confidence", "share_above_one"),
+    *("hamming_loss", "mean_max_confidence", "share_above_one", "drop"),
 )
 
 
@@ -80,12 +88,18 @@ class Metric:
     @property
     def lower_is_better(self) -> bool:
         """Whether it counts errors: of all other metrics, more is better."""
-        return self.key.endswith(_LOWER_IS_BETTER)
+        return _SEVERITIES.sub("", self.key).endswith(_LOWER_IS_BETTER)
 
-    def of(self, numbers: Mapping[str, Any]) -> float | None:
-        """Its value among a run's numbers, as the table shows it; a tuning run has it of the validation part."""
+    def of(self, numbers: Mapping[str, Any], adaptation: str = "none") -> float | None:
+        """Its value among a run's numbers, as the table shows it; a tuning run has it of the validation part.
+
+        Numbers under shift are those with that adaptation.
+        """
         on_validation = numbers.get("judged_on") == "validation"
-        value = numbers.get(self.key.replace("test_", "validation_", 1) if on_validation else self.key)
+        key = self.key.replace("test_", "validation_", 1) if on_validation else self.key
+        if key.startswith("shift_"):
+            key = shift_key(adaptation, key.removeprefix("shift_"))
+        value = numbers.get(key)
         return None if value is None else 100 * float(value) if self.percent else float(value)
 
 
@@ -123,7 +137,8 @@ class SuiteMethod:
 
     ``noise_robust`` and ``imbalance_robust`` name methods further up, whose runs of the same seed, disturbance and
     setting are the auxiliary models of D-SINK. ``calibrate`` fits a softmax's temperature or a quasibinary C on the
-    validation part, as the setting of a run does.
+    validation part, as the setting of a run does. ``adaptation`` says which numbers under shift the row shows: methods
+    that differ in it alone are readings of one run.
     """
 
     name: str
@@ -134,6 +149,7 @@ class SuiteMethod:
     noise_robust: str | None = None
     imbalance_robust: str | None = None
     calibrate: bool | None = None
+    adaptation: str = "none"
 
 
 @dataclass(frozen=True)
@@ -229,6 +245,7 @@ class BenchRun:
     variant: str
     seed: int
     config: RunConfig
+    adaptation: str = "none"
 
     @property
     def key(self) -> str:
@@ -356,6 +373,7 @@ def plan(suite: Suite, selection: Selection) -> list[BenchRun]:
             variant=", ".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in variant.items()),
             seed=seed,
             config=_config(suite, selection, setting, disturbance, method, variant, seed),
+            adaptation=method.adaptation,
         )
         for seed, setting, disturbance, method, variant in itertools.product(
             seeds, settings, disturbances, methods, variants
@@ -394,7 +412,7 @@ def _config(
     of_method = setting.methods.get(method.name, {})
     training = TrainingConfig.from_dict({**suite.training, **setting.training, **of_method, **variant, "seed": seed})
     own = {key: value for part in (disturbance, method) for key, value in vars(part).items() if value is not None}
-    del own["name"]
+    del own["name"], own["adaptation"]
     for role in own.keys() & set(AUXILIARY_ROLES):
         auxiliary = next(each for each in suite.methods if each.name == own[role])
         config = _config(suite, selection, setting, disturbance, auxiliary, variant, seed)
@@ -403,7 +421,8 @@ def _config(
         **{
             "data": suite.data,
             **suite.run,
-            **{key: tuple(suite.run.get(key, ())) for key in ("drop_columns", "also_test")},
+            **{key: tuple(value) for key, value in suite.run.items() if isinstance(value, list)},
+            "adaptations": _readings(suite, setting, method),
             **own,
             "parameters": dict(method.parameters),
         },
@@ -411,7 +430,8 @@ def _config(
     )
     if selection.budget == "quick":
         training = replace(training, epochs=min(training.epochs, QUICK_EPOCHS))
-        config = replace(config, training=training, max_train_samples=QUICK_SAMPLES)
+        shown = min(filter(None, (config.shift_samples, QUICK_SHIFT_SAMPLES))) if config.corruptions else 0
+        config = replace(config, training=training, max_train_samples=QUICK_SAMPLES, shift_samples=shown)
     if selection.tuning:
         config = replace(
             config,
@@ -420,8 +440,25 @@ def _config(
             validation_labels=selection.tuning,
             judged_on="validation",
             calibrate=False,
+            corruptions=None,
+            corruption_size=None,
+            severities=RunConfig.severities,
+            adaptations=RunConfig.adaptations,
+            shift_samples=0,
         )
     return config
+
+
+def _readings(suite: Suite, setting: Setting, method: SuiteMethod) -> tuple[str, ...]:
+    """The adaptations of all methods that are this one but for that, so that one run serves them all."""
+    if "corruptions" not in suite.run:
+        return (method.adaptation,)
+
+    def trained_as(each: SuiteMethod) -> dict[str, Any]:
+        return {**vars(each), "name": "", "adaptation": "", "training": setting.methods.get(each.name, {})}
+
+    wanted = trained_as(method)
+    return tuple(dict.fromkeys(each.adaptation for each in suite.methods if trained_as(each) == wanted))
 
 
 def _grid(axes: Mapping[str, tuple[Any, ...]]) -> list[dict[str, Any]]:
@@ -457,7 +494,7 @@ def _methods(values: dict[str, Any], where: str) -> tuple[SuiteMethod, ...]:
             create_objective(entry["objective"], num_classes=2, **parameters)
         except ValueError as error:
             raise ValueError(f"{at}: {error}") from None
-        texts = ("net", "activation", *AUXILIARY_ROLES)
+        texts = ("net", "activation", "adaptation", *AUXILIARY_ROLES)
         own: dict[str, Any] = {key: _take(entry, key, str, at) for key in texts if key in entry}
         for role in own.keys() & set(AUXILIARY_ROLES):
             if own[role] not in _names(methods):

@@ -19,7 +19,7 @@ from catchment.report.run_page import column, score_histogram, score_name
 _FEWEST, _MOST = 2, 12
 _CLASSES_SHOWN = 30
 # In metrics.json, but no result: config.json says these too, or they are the same for every run of a kind.
-_NOT_RESULTS = ("noise", "data", "objective", "seed")
+_NOT_RESULTS = ("noise", "imbalance", "transport", "data", "objective", "seed")
 # In config.json, but no setting: what follows from the settings and the data.
 _NOT_SETTINGS = (
     "input_format",
@@ -154,6 +154,8 @@ def _curves(runs: list[RunFolder]) -> list[tuple[Markup, str]]:
         ("test accuracy", "test_accuracy"),
         ("validation mAP", "validation_map"),
         ("test mAP", "test_map"),
+        ("wrong training labels corrected", "train_corrected"),
+        ("right training labels damaged", "train_damaged"),
         ("log C", "log_normalizer"),
         ("standard deviation of log Z over samples", "log_partition_sd"),
     ):

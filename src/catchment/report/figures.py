@@ -33,6 +33,10 @@ _STRONGEST_CELL = 0.65
 # Up to so many classes the cells of a heat map have their numbers.
 NUMBERED_CLASSES = 20
 _LEGEND_ROW = 16
+# Names of so many letters find room beside one another.
+_HALF_ROW = 20
+# Above so many points their marks are small.
+_LARGE_MARKS = 200
 # Any: which keys there are differs between versions of matplotlib.
 _STYLE: dict[Any, Any] = {
     "savefig.bbox": "standard",
@@ -270,7 +274,46 @@ def histograms(
     return _svg(draw, 360, 240 + rows * _LEGEND_ROW, description)
 
 
-def dots(values: Sequence[Sequence[float]], names: Sequence[str], *, x_label: str, description: str) -> str:
+def scatter(
+    groups: Sequence[tuple[str, NDArray[np.float64], int]],
+    *,
+    description: str,
+    x_label: str = "",
+    y_label: str = "",
+    log_x: bool = False,
+) -> str:
+    """Points of several groups: (name, positions ``(n, 2)``, style).
+
+    Args:
+        groups: what to draw; the legend names them.
+        description: what is seen, for those who can't see it.
+        x_label: below the horizontal axis; without labels both axes have the same scale and no numbers.
+        y_label: beside the vertical axis.
+        log_x: whether the horizontal axis is logarithmic.
+    """
+    labelled = bool(x_label or y_label)
+    columns = 2 if max(len(name) for name, _, _ in groups) <= _HALF_ROW else 1
+    rows = -(-len(groups) // columns)
+    size = 5.0 if sum(len(points) for _, points, _ in groups) <= _LARGE_MARKS else 2.5
+
+    def draw(figure: Any) -> None:
+        axes = _axes(figure, x_label, y_label, below=rows * _LEGEND_ROW - (0 if labelled else 30))
+        for name, points, style in groups:
+            look = _look(style) | {"linestyle": "none", "markersize": size, "alpha": 0.75, "markeredgewidth": 0.3}
+            axes.plot(points[:, 0], points[:, 1], label=_short(name, 40), **look)
+        if log_x:
+            _log_axis(axes)
+        if not labelled:
+            axes.set_aspect("equal", adjustable="datalim")
+            axes.axis("off")
+        _legend_below(figure, axes.get_legend_handles_labels(), columns=columns)
+
+    return _svg(draw, 360, (250 if labelled else 330) + rows * _LEGEND_ROW, description)
+
+
+def dots(
+    values: Sequence[Sequence[float]], names: Sequence[str], *, x_label: str, description: str, log_x: bool = False
+) -> str:
     """One row per name with a marker per run: ``values[run][name]``, NaN for none."""
     labels = [_short(name, 18) for name in names]
     margin = 16 + 5.8 * max(len(label) for label in labels)
@@ -281,6 +324,8 @@ def dots(values: Sequence[Sequence[float]], names: Sequence[str], *, x_label: st
         for style, row in enumerate(values):
             axes.plot(row, np.arange(len(names)), **_look(style) | {"linestyle": "none", "alpha": 0.85})
         axes.set_yticks(np.arange(len(names)), labels)
+        if log_x:
+            _log_axis(axes)
         axes.set(xlabel=x_label, ylim=(len(names) - 0.5, -0.5))
 
     return _svg(draw, 480, height, description)
@@ -342,6 +387,16 @@ def _whole_numbers_where_few(axes: Any, series: Sequence[Line]) -> None:
         axes.locator_params(axis="x", integer=True)
     elif len(x) and (x == 1).all():
         axes.set_xticks([1])
+
+
+def _log_axis(axes: Any) -> None:
+    """A logarithmic horizontal axis with plain numbers."""
+    from matplotlib.ticker import LogLocator
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("")
 
 
 def _legend_below(figure: Any, entries: tuple[list[Any], list[str]], columns: int = 2) -> None:

@@ -14,10 +14,12 @@ from catchment.data import IGNORE_INDEX, UNKNOWN_CLASS
 from catchment.files import read_json, read_jsonl
 
 CONFIG, METRICS, HISTORY, EVALUATION = "config.json", "metrics.json", "history.jsonl", "evaluation.npz"
+FEATURE_MAP = "tsne.npz"
 _NEEDED = (
     "test_label", "test_predicted", "test_confidence", "test_unknown_score", "train_label", "train_predicted",
     "train_label_score", "train_unknown_score", "gallery_index", "gallery_id", "suspect_index", "suspect_id",
 )  # fmt: skip
+_NEEDED_OF_MAP = ("index", "coordinates", "label", "predicted", "samples", "perplexity", "seed")
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +74,7 @@ class RunFolder:
         metrics: of metrics.json.
         history: the rows of history.jsonl.
         evaluation: of evaluation.npz; None where there is none.
+        feature_map: the arrays of tsne.npz; None where there is none.
     """
 
     path: Path
@@ -79,6 +82,7 @@ class RunFolder:
     metrics: dict[str, Any]
     history: list[dict[str, Any]]
     evaluation: Evaluation | None
+    feature_map: dict[str, NDArray[Any]] | None
 
     @property
     def class_names(self) -> list[str]:
@@ -111,16 +115,18 @@ def read_run(folder: Path) -> RunFolder:
             else "give the --out folder of catchment train"
         )
         raise ValueError(f"{folder} holds no finished run: {remedy}")
+    evaluation = _read_arrays(folder / EVALUATION, _NEEDED)
     return RunFolder(
         path=folder,
         config=read_json(folder / CONFIG),
         metrics=read_json(folder / METRICS),
         history=read_jsonl(folder / HISTORY),
-        evaluation=_read_evaluation(folder / EVALUATION),
+        evaluation=None if evaluation is None else Evaluation(evaluation),
+        feature_map=_read_arrays(folder / FEATURE_MAP, _NEEDED_OF_MAP),
     )
 
 
-def _read_evaluation(path: Path) -> Evaluation | None:
+def _read_arrays(path: Path, needed: tuple[str, ...]) -> dict[str, NDArray[Any]] | None:
     if not path.exists():
         return None
     remedy = "remove the file for a page without its figures, or train anew"
@@ -129,7 +135,7 @@ def _read_evaluation(path: Path) -> Evaluation | None:
             arrays = {name: file[name] for name in file.files}
     except (OSError, ValueError, EOFError, KeyError, AttributeError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} can't be read ({error}): {remedy}") from None
-    missing = [name for name in _NEEDED if name not in arrays]
+    missing = [name for name in needed if name not in arrays]
     if missing:
         raise ValueError(f"{path} lacks {', '.join(missing)}: {remedy}")
-    return Evaluation(arrays)
+    return arrays

@@ -11,15 +11,18 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from catchment.files import write_text
-from catchment.report import figures, summaries
+from catchment.report import class_sections, figures, summaries
 from catchment.report.page import format_number, format_percent, render, sentence
 from catchment.report.run_folder import Evaluation, RunFolder, read_run
+from catchment.report.shift import by_severity
 from catchment.report.thumbnails import PIXEL_ART, data_address
 
 NAME = "report.html"
 # Pictures of each kind, and classes up to which a page has the whole matrix as a table.
 _SHOWN, _TABLE_CLASSES = 48, 100
 _PANELS = 24
+# In metrics.json, but no numbers: the page says them elsewhere.
+_RECORDS = ("noise", "imbalance", "transport")
 
 
 class _Sample(NamedTuple):
@@ -76,12 +79,15 @@ def write_run_report(folder: Path) -> Path:
         "transitions": _transitions(run),
         "curves": learning_curves(run),
         "missing": why_no_evaluation(run) if evaluation is None else None,
-        "numbers": {key: value for key, value in metrics.items() if key != "noise" and value is not None},
+        "numbers": {key: value for key, value in metrics.items() if key not in _RECORDS and value is not None},
         "training": run.config.get("training", {}),
         "environment": {**run.config.get("versions", {}), **run.config.get("hardware", {})},
         "history": run.history,
         "history_columns": list(dict.fromkeys(key for row in run.history for key in row)),
-        **dict.fromkeys(("confusion", "reliability", "risk", "scores")),
+        "transport": class_sections.transport(run),
+        "shift": by_severity(run),
+        "feature_map": class_sections.feature_map(run),
+        **dict.fromkeys(("confusion", "frequency", "reliability", "risk", "scores")),
         "gallery": [],
         "panels": [],
         "suspects": [],
@@ -89,6 +95,7 @@ def write_run_report(folder: Path) -> Path:
     if evaluation is not None:
         values |= {
             "confusion": _confusion(run, evaluation),
+            "frequency": class_sections.by_frequency(run, evaluation),
             "reliability": _reliability(evaluation),
             "risk": _risk(evaluation),
             "scores": _scores(run, evaluation),
@@ -114,6 +121,13 @@ def summary(run: RunFolder) -> list[str]:
         + f", seed {format_number(metrics.get('seed'))}: {format_number(metrics.get('train_samples'))} training and "
         + f"{format_number(metrics.get('test_samples'))} test samples of {len(run.class_names)} classes."
     ]
+    imbalance = metrics.get("imbalance")
+    if imbalance:
+        counts = imbalance["class_counts"]
+        sentences.append(
+            f"Training classes were made rare ({imbalance['kind']}): the largest has {max(counts)} samples by true "
+            f"label, the smallest {min(counts)}."
+        )
     noise = metrics.get("noise")
     if noise and noise.get("samples_unlabelled"):
         sentences.append(
@@ -191,7 +205,29 @@ def learning_curves(run: RunFolder) -> list[tuple[Markup, str]]:
         if reported is not None:
             text += f" Vertical line: epoch {reported}, whose numbers are reported."
         curves.append((Markup(figure), text))
-    return curves + _normalizer_curves(run)
+    return curves + _label_curves(run) + _normalizer_curves(run)
+
+
+def _label_curves(run: RunFolder) -> list[tuple[Markup, str]]:
+    """What became of wrong and of right training labels, per epoch, where the true ones are known."""
+    names = {
+        "train_corrected": "corrected by the model",
+        "train_damaged": "damaged by the model",
+        "transported_corrected": "corrected by q",
+        "transported_damaged": "damaged by q",
+    }
+    found = {key: column(run, key) for key in names}
+    shown = [figures.Line(names[key], *found[key], style=i) for i, key in enumerate(names) if len(found[key][0])]
+    if not shown:
+        return []
+    text = sentence("; ".join(f"{line.name} {_from_to(line.y)}" for line in shown)) + (
+        ". Corrected is the share of wrong labels where the prediction is the true class, damaged that of right ones "
+        "where it is another, among up to 1,024 training samples."
+    )
+    figure = figures.lines(
+        shown, x_label="epoch", y_label="share of labels", description=text, legend=True, from_zero=True
+    )
+    return [(Markup(figure), text)]
 
 
 def _normalizer_curves(run: RunFolder) -> list[tuple[Markup, str]]:
@@ -433,9 +469,13 @@ def _contents(values: dict[str, Any]) -> list[tuple[str, str]]:
     sections = (
         ("noise", "Label noise", values["noise"]),
         ("curves", "Learning curves", values["curves"]),
+        ("transport", "Transported labels", values["transport"]),
         ("confusion", "Confusions", values["confusion"]),
+        ("frequency", "Accuracy by class frequency", values["frequency"]),
         ("confidence", "Confidence", values["reliability"] or values["risk"]),
         ("scores", "Unknown score", values["scores"]),
+        ("shift", "Shifted inputs", values["shift"]),
+        ("features", "Features in the plane", values["feature_map"]),
         ("gallery", "From clear to unknown", values["gallery"]),
         ("panels", "Highest classes", values["panels"]),
         ("suspects", "Suspect labels", values["suspects"]),

@@ -103,6 +103,23 @@ def class_accuracy(evaluation: Evaluation, num_classes: int) -> Floats:
     return share
 
 
+def training_counts(evaluation: Evaluation, num_classes: int) -> Counts:
+    """Training samples of each class, by the true labels where those are known."""
+    clean = evaluation.get("train_clean_label")
+    labels = evaluation["train_label"] if clean is None else clean
+    return np.bincount(labels[labels >= 0], minlength=num_classes)
+
+
+def neighbours_agree(coordinates: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+    """The share of points whose nearest other point has the same label."""
+    from scipy.spatial import cKDTree
+
+    _, nearest = cKDTree(coordinates).query(coordinates, k=2)
+    own = np.arange(len(coordinates))
+    other = np.where(nearest[:, 0] == own, nearest[:, 1], nearest[:, 0])  # of equal points either may come first
+    return float((labels == labels[other]).mean())
+
+
 def wrong_training_labels(evaluation: Evaluation) -> NDArray[np.int8]:
     """For each training sample 1 if its label is wrong, 0 if it is right, -1 if that is not known."""
     given, clean = evaluation["train_label"], evaluation.get("train_clean_label")

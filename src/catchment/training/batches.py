@@ -39,11 +39,11 @@ def check_augmentation(steps: tuple[str, ...], dataset: Dataset) -> None:
             f"augmentation is {', '.join(steps)}: mixup and cutmix are for sets in memory, with no other steps than "
             "crop, flip and rotate"
         )
-    if "color-jitter" in kinds:
+    for kind in sorted(kinds & {"color-jitter", "augmix"}):
         try:
             import torchvision.transforms.v2  # noqa: F401
         except ImportError:
-            raise ValueError('color-jitter needs torchvision: pip install "catchment[vision]"') from None
+            raise ValueError(f'{kind} needs torchvision: pip install "catchment[vision]"') from None
 
 
 def inputs_on_device(dataset: Dataset, device: torch.device) -> Tensor:

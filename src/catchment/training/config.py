@@ -50,7 +50,8 @@ class TrainingConfig:
             colour, "color-jitter:B:C:S:H" changes brightness, contrast, saturation and hue by up to these shares.
             What is cut from an image comes first: "random-resized-crop" takes 8 to 100 % of its area, resized;
             "random-crop", of images on disk, a random place instead of the middle. "rotate:D" turns by up to D
-            degrees. What mixes the batch comes last, "mixup:A" or "cutmix:A", with a share drawn from Beta(A, A).
+            degrees, "augmix:S" is torchvision's AugMix of severity S. What mixes the batch comes last, "mixup:A" or
+            "cutmix:A", with a share drawn from Beta(A, A).
         bf16: bfloat16 autocast.
         channels_last: keep images with their channels last in memory, which is faster.
         compile: torch.compile the model.
@@ -158,14 +159,16 @@ def parse_step(step: str) -> tuple[str, tuple[float, ...]]:
         return kind, (float(given[0]),)
     if kind in ("rotate", *MIXING) and len(given) == 1 and _SHARE.fullmatch(given[0]) and float(given[0]) > 0:
         return kind, (float(given[0]),)
+    if kind == "augmix" and len(given) == 1 and given[0].isdecimal() and 1 <= int(given[0]) <= 10:
+        return kind, (float(given[0]),)
     if kind == "color-jitter" and len(given) == 4 and all(_SHARE.fullmatch(number) for number in given):
         strengths = tuple(float(number) for number in given)
         if strengths[3] <= 0.5:
             return kind, strengths
     raise ValueError(
         f"augmentation is {step!r}: use crop:P (P pixels of padding), flip, cutout:P (P pixels wide), "
-        "color-jitter:B:C:S:H (hue 0.5 at most), rotate:D (degrees), first of all random-resized-crop or random-crop, "
-        "and last of all mixup:A or cutmix:A"
+        "color-jitter:B:C:S:H (hue 0.5 at most), rotate:D (degrees), augmix:S (severity 1 to 10), "
+        "first of all random-resized-crop or random-crop, and last of all mixup:A or cutmix:A"
     )
 
 

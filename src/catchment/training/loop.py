@@ -47,8 +47,8 @@ class TrainingResult:
 
     Args:
         history: one row per epoch: ``epoch`` (from 1), ``train_loss``, ``learning_rate``, ``seconds``, with a
-            validation set what ``validation_metrics`` gives, what ``normalizer_metrics`` gives, and now and then
-            what ``evaluate`` gives.
+            validation set what ``validation_metrics`` gives, what ``normalizer_metrics`` and ``watch`` give, and now
+            and then what ``evaluate`` gives.
         reported_epoch: whose weights the model holds: the last, or the best on the validation set under early stopping.
         threads: of the CPU.
         device: that it ran on.
@@ -73,6 +73,7 @@ def train(
     evaluate: Callable[[Model], dict[str, float]] = lambda model: {},
     evaluate_every: int = 0,
     evaluate_last: int = 0,
+    watch: Callable[[Model], dict[str, float]] = lambda model: {},
 ) -> TrainingResult:
     """Train ``model`` in place.
 
@@ -93,6 +94,7 @@ def train(
         evaluate: gives further numbers for the history, which decide nothing.
         evaluate_every: epochs between two calls of ``evaluate``, which is also called after the last one; 0: never.
         evaluate_last: call it after each of so many last epochs too.
+        watch: gives further numbers after every epoch, which decide nothing either.
 
     Raises:
         ValueError: the data doesn't suit the objective or the settings, or the loss stops being finite.
@@ -125,7 +127,7 @@ def train(
             if epoch > config.epochs - evaluate_last
             or (evaluate_every and (epoch % evaluate_every == 0 or epoch == config.epochs))
         }
-        run = _Run(model, batches, config, _watched(dataset), validation, own_folder, evaluate, evaluated)
+        run = _Run(model, batches, config, _watched(dataset), validation, own_folder, evaluate, evaluated, watch)
         run.start(resume)
         run.epochs(on_epoch)
     return TrainingResult(run.history, run.reported_epoch, threads, str(device))
@@ -150,9 +152,10 @@ class _Run:
         folder: Path | None,
         evaluate: Callable[[Model], dict[str, float]],
         evaluated: set[int],
+        watch: Callable[[Model], dict[str, float]],
     ) -> None:
         self.model, self.batches, self.config, self.validation = model, batches, config, validation
-        self.evaluate, self.evaluated = evaluate, evaluated
+        self.evaluate, self.evaluated, self.watch = evaluate, evaluated, watch
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = make_optimizer(self.parameters, config)
         self.scheduler = make_scheduler(self.optimizer, config)
@@ -192,6 +195,7 @@ class _Run:
             row = {"epoch": len(self.history) + 1, "train_loss": train_loss, "learning_rate": learning_rate}
             row |= self.model.objective.diagnostics
             row |= from_first_process(normalizer_metrics(self.model, self.watched))
+            row |= from_first_process(self.watch(self.model))
             if self.validation is not None:
                 row |= from_first_process(validation_metrics(self.model, self.validation))
             if row["epoch"] in self.evaluated:

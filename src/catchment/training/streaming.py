@@ -321,6 +321,8 @@ class _Preparation(TorchDataset[Views]):
                 image = image.rotate(rng.uniform(-numbers[0], numbers[0]))
             elif kind == "color-jitter":
                 image = jitter(image, numbers, rng)
+            elif kind == "augmix":
+                image = augmix(image, int(numbers[0]), rng)
             else:
                 image = cut_out(image, int(numbers[0]), self.fill, rng)
         return image
@@ -367,6 +369,19 @@ def jitter(image: Image.Image, strengths: tuple[float, ...], rng: np.random.Gene
             low, high = (-strength, strength) if which == 3 else (max(0.0, 1 - strength), 1 + strength)
             image = change[which](image, rng.uniform(low, high))
     return image
+
+
+def augmix(image: Image.Image, severity: int, rng: np.random.Generator) -> Image.Image:
+    """Three chains of one to three random operations, mixed with the image (Hendrycks et al., AugMix, ICLR 2020).
+
+    torchvision's, whose draws are made here from ``rng``.
+    """
+    from torchvision.transforms.v2 import AugMix
+
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(int(rng.integers(2**63)))
+        mixed: Image.Image = AugMix(severity=severity)(image)
+    return mixed
 
 
 def cut_out(image: Image.Image, side: int, fill: Any, rng: np.random.Generator) -> Image.Image:
