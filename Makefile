@@ -23,7 +23,7 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format
 
 bench: $(VENV)/.installed-dev
-	$(BIN)/python benchmarks/losses.py --csv results/speed/losses-cpu.csv --page docs/speed.md --plot docs/images/speed-losses.png
+	OMP_WAIT_POLICY=passive $(BIN)/python benchmarks/losses.py --csv results/speed/losses-cpu.csv --page docs/speed.md --plot docs/images/speed-losses.png
 
 docs: $(VENV)/.installed-dev
 	$(BIN)/python -m sphinx -W --keep-going -q docs build/docs

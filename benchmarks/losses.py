@@ -7,8 +7,9 @@ The losses are those that take logits and one label per sample; what needs other
 Every round times each loss once, in an order drawn anew, so that a slow spell of the machine hits all alike; the ratio
 is the median over rounds of the ratios within a round. Each loss gives one value per sample (reduction "none") and gets
 the same dense upstream gradient. In half of the rows the label leads by 15. On a CPU time is the process's CPU time,
-which counts the work of all threads but not that of other programs; on CUDA it is the device's. Rows named "textbook:"
-are the same losses written as papers' code writes them, on autograd.
+which counts the work of all threads but not that of other programs; nor, with OMP_WAIT_POLICY=passive as make sets it,
+their waiting for each other. On CUDA time is the device's. Rows named "textbook:" are the same losses written as
+papers' code writes them, on autograd.
 """
 
 import argparse

@@ -1,7 +1,9 @@
-"""The closed-form functions of the CPU against their plain twins."""
+"""The compiled loops of the CPU against their plain twins."""
 
 import math
-import threading
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from torch import nn
 from torch.autograd import grad, gradcheck, gradgradcheck
 from torch.profiler import ProfilerActivity, profile
 
-from catchment.kernels import class_terms, drainage_rows, rivals, rows
+from catchment.kernels import class_terms, drainage_rows, losses_cpu, native, rows
 from catchment.kernels.class_terms import (
     COUNT,
     LOG,
@@ -37,6 +39,8 @@ TERMS = {
         focal_above(0.5, 1e-3),
     )
 }
+compiled_only = pytest.mark.skipif(not native.is_compiled("losses_cpu.cpp"), reason="there is no C++ compiler")
+
 # Their gradient is not their derivative, by definition.
 DETACHED = {
     term.name: term for term in (focal_log(0.5, detach_factor=True), focal_above(0.5, 1e-3, detach_factor=True))
@@ -191,6 +195,17 @@ def test_count_leaves_out_absent_classes_and_the_label():
     assert (grad(count.sum() + 0 * log_odds[:2].sum(), logits)[0] == 0).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_top_class_is_the_first_of_the_largest(dtype):
+    for shape in SHAPES:
+        logits = logits_of(19, *shape, dtype=dtype)
+        for other in (logits, logits.transpose(0, 1)):
+            assert torch.equal(rows.top_class(other), other.argmax(1))
+    logits = torch.tensor([[1.0, 2.0, 2.0], [-INF, -INF, -INF], [-1.0, -3.0, -INF]], dtype=dtype)
+    assert rows.top_class(logits).tolist() == [1, 0, 0]
+    assert 0 <= rows.top_class(torch.full((1, 3), math.nan, dtype=dtype)).item() < 3
+
+
 def test_label_at_minus_infinity_is_infinitely_unlikely():
     logits = torch.tensor([[-INF, 0.0, 1.0]])
     assert rows.label_log_odds(logits, torch.tensor([0])).item() == INF
@@ -198,22 +213,66 @@ def test_label_at_minus_infinity_is_infinitely_unlikely():
 
 
 @pytest.mark.parametrize("name", [*TERMS, *DETACHED])
-def test_slope_is_the_derivative(name):
+@pytest.mark.parametrize("margin", [0.0, 30.0, -30.0])
+def test_each_term_alone(name, margin):
     term = (TERMS | DETACHED)[name]
-    log_p = logits_of(3, 40, 6, dtype=torch.float64).log_softmax(1).requires_grad_()
-    value = term.value(log_p, log_p.exp())
-    (expected,) = grad(value.sum(), log_p)
-    log_p = log_p.detach()
-    p, out, spare = log_p.exp(), torch.empty_like(log_p), torch.empty_like(log_p)
-    # 1 - p is rounded to eps
-    torch.testing.assert_close(term.slope_into(log_p, p, out, spare), expected, rtol=1e-13, atol=1e-14)
-    torch.testing.assert_close(term.value_into(log_p, p, out), value.detach(), rtol=1e-13, atol=1e-14)
-    assert torch.equal(p, log_p.exp())
+    labels = labels_of(3, 300, 40)
+    logits = with_margin(logits_of(3, 40, 300), labels, margin)
+    logits[:5, 7] = -INF
+    got = values_and_gradient(lambda z, y: rows.label_log_odds_and_sums(z, y, (term,))[1:], logits, labels)
+    plain = values_and_gradient(lambda z, y: rows.plain_label_log_odds_and_sums(z, y, (term,))[1:], logits, labels)
+    torch.testing.assert_close(got, plain, rtol=1e-11, atol=1e-13)
+
+
+@compiled_only
+@pytest.mark.parametrize("margin", [0.0, 15.0, 40.0])
+@pytest.mark.parametrize("columns", [11, 1000, 20000])
+def test_float32_keeps_its_digits(margin, columns):
+    labels = labels_of(15, columns - 1, 8)
+    logits = with_margin(logits_of(15, 8, columns, dtype=torch.float32), labels, margin)
+    # 1 - p is rounded to 2^-24, which counts where p is near 1
+    smallest = 2e-7 if columns == 11 else 0.0
+
+    for term in (LOG, SQUARE, P_LOG_P, shortfall(1e-3), focal_log(0.5), focal_log(2.0), None):
+
+        def function(z, y, term=term):
+            return drainage(z, y) if term is None else rows.label_log_odds_and_sums(z, y, (term,))[1:]
+
+        (value, gradient), (exact, exact_gradient) = (
+            values_and_gradient(function, z, labels) for z in (logits, logits.double())
+        )
+        torch.testing.assert_close(value[0].double(), exact[0], rtol=2e-6, atol=smallest)
+        size = exact_gradient.abs().amax(1, keepdim=True) + exact[0].view(-1, 1).abs()
+        assert ((gradient.double() - exact_gradient).abs() <= 2e-6 * size + smallest).all()
+
+
+@compiled_only
+@pytest.mark.parametrize("twins", [(drainage, plain_drainage), (sums, plain_sums)], ids=["drainage", "sums"])
+def test_a_label_out_of_range_gives_nan(twins):
+    fast, _ = twins
+    logits, labels = logits_of(16, 3, 5), torch.tensor([1, 5, -1])
+    values, gradient = values_and_gradient(fast, logits, labels)
+    for value in (*(value.squeeze() for value in values), gradient.sum(1)):
+        assert value.isnan().tolist() == [False, True, True]
+
+
+@pytest.mark.parametrize(("fast", "plain"), TWINS)
+def test_nan_logits_give_nan_in_their_row_alone(fast, plain):
+    logits, labels = logits_of(17, 4, 6, dtype=torch.float32), torch.tensor([0, 1, 2, 3])
+    logits[1, 1] = logits[2, 0] = math.nan  # at the label and beside it
+    values, gradient = values_and_gradient(fast, logits, labels)
+    expected, _ = values_and_gradient(plain, logits, labels)
+    for value, other in zip(values, expected, strict=True):
+        assert value.isnan().view(4).tolist() == other.isnan().view(4).tolist()
+    assert values[0].isnan().view(4).tolist() == [False, True, True, False]
+    assert gradient[2].isnan().any()
+    assert gradient[[0, 3]].isfinite().all()
 
 
 def test_a_name_tells_terms_apart():
     assert len(TERMS | DETACHED) == 10
     assert log_above(1e-7).name == log_above(1e-7).name != log_above(1e-6).name
+    assert len({term.code for term in (COUNT, *TERMS.values(), *DETACHED.values())}) == 11
 
 
 @pytest.mark.parametrize(("fast", "plain"), TWINS)
@@ -268,9 +327,22 @@ def test_memory_layout_does_not_matter(fast, plain):
     logits, labels = logits_of(8, 6, 14), labels_of(8, 6, 6)
     wide = logits[:, ::2]
     expected = values_and_gradient(fast, wide.contiguous(), labels)
-    for other in (wide, wide.T.contiguous().T):
+    part_of_rows = torch.cat([wide, wide], 1)[:, :7]
+    for other in (wide, wide.T.contiguous().T, part_of_rows):
         assert not other.is_contiguous()
-        torch.testing.assert_close(values_and_gradient(fast, other, labels), expected, rtol=1e-13, atol=1e-15)
+        leaf = other.requires_grad_() if other.is_leaf else other
+        values = fast(leaf, labels.repeat_interleave(2)[::2])
+        upstream = [logits_of(9 + i, *value.shape, scale=1.0) for i, value in enumerate(values)]
+        upstream = [torch.stack([u, u], -1)[..., 0] for u in upstream]
+        got = [value.detach() for value in values], grad(values, leaf, upstream)[0]
+        torch.testing.assert_close(got, expected, rtol=1e-13, atol=1e-15)
+
+
+@pytest.mark.parametrize(("fast", "plain"), TWINS)
+def test_expanded_upstream_gradients(fast, plain):
+    logits, labels = logits_of(18, 6, 5).requires_grad_(), labels_of(18, 4, 6)
+    got, expected = (grad(sum(value.sum() for value in f(logits, labels)), logits)[0] for f in (fast, plain))
+    torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize(("fast", "plain"), TWINS)
@@ -281,8 +353,7 @@ def test_an_empty_batch(fast, plain):
 
 
 @pytest.mark.parametrize(("fast", "plain"), TWINS)
-def test_training_goes_on_after_evaluating_in_inference_mode(fast, plain, monkeypatch):
-    monkeypatch.setattr(rows._Scratch, "_kept", threading.local())
+def test_training_goes_on_after_evaluating_in_inference_mode(fast, plain):
     logits, labels = logits_of(13, 9, 8, dtype=torch.float32), labels_of(13, 7, 9)
     with torch.inference_mode():
         evaluated = fast(logits, labels)
@@ -291,25 +362,22 @@ def test_training_goes_on_after_evaluating_in_inference_mode(fast, plain, monkey
     assert gradient.abs().sum() > 0
 
 
-def test_rows_at_a_time_do_not_matter(monkeypatch):
-    logits, labels = logits_of(10, 23, 7, dtype=torch.float32), labels_of(10, 7, 23)
-    expected = values_and_gradient(sums, logits, labels)
-    monkeypatch.setattr(rows, "_ELEMENTS_OF_ONE_THREAD", 20)
-    monkeypatch.setattr(rows, "_ELEMENTS_OF_SEVERAL_THREADS", 30)
-    torch.testing.assert_close(values_and_gradient(sums, logits, labels), expected, rtol=0, atol=0)
+@pytest.mark.parametrize(("fast", "plain"), TWINS)
+def test_threads_do_not_matter(fast, plain, monkeypatch):
+    logits, labels = logits_of(10, 23, 7, dtype=torch.float32), labels_of(10, 6, 23)
+    expected = values_and_gradient(fast, logits, labels)
+    for number in (2, 3, 64):
+        monkeypatch.setattr(losses_cpu, "_threads", lambda rows, n=number: n)
+        torch.testing.assert_close(values_and_gradient(fast, logits, labels), expected, rtol=0, atol=0)
+
+
+def test_threads_are_for_large_inputs(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    sizes = [(128, 10), (128, 1000), (1024, 1000), (0, 5)]
+    assert [losses_cpu._threads(torch.empty(*size, device="meta")) for size in sizes] == [1, 1, 8, 1]
 
 
 # Speed, by what decides it
-
-
-@pytest.mark.parametrize("margin", [0.0, 15.0, 30.0, 50.0])
-@pytest.mark.parametrize("columns", [10, 1000])
-def test_no_row_is_redone_while_margins_are_moderate(margin, columns):
-    labels = labels_of(11, columns, 64)
-    logits = with_margin(logits_of(11, 64, columns, scale=1.0, dtype=torch.float32), labels, margin)
-    assert rivals.rival_masses(logits, labels.unsqueeze(1)).redo is None
-    shifted = with_margin(logits, labels, 200.0)
-    assert rivals.rival_masses(shifted, labels.unsqueeze(1)).redo.where.all()
 
 
 def large_allocations(run, size):
@@ -321,9 +389,12 @@ def large_allocations(run, size):
     return sum(event.name() == "[memory]" and event.nbytes() >= size for event in events)
 
 
+@compiled_only
 @pytest.mark.parametrize(("fast", "plain"), TWINS)
-def test_forward_and_backward_take_one_array_of_the_size_of_the_logits(fast, plain):
-    logits, labels = logits_of(12, 512, 1000, dtype=torch.float32).requires_grad_(), labels_of(12, 999, 512)
+@pytest.mark.parametrize("margin", [0.0, 15.0, 200.0])
+def test_forward_and_backward_take_one_array_of_the_size_of_the_logits(fast, plain, margin):
+    labels = labels_of(12, 999, 512)
+    logits = with_margin(logits_of(12, 512, 1000, dtype=torch.float32), labels, margin).requires_grad_()
     upstream = torch.rand(512)
 
     def step(function):
@@ -335,6 +406,48 @@ def test_forward_and_backward_take_one_array_of_the_size_of_the_logits(fast, pla
     reference = large_allocations(lambda: F.cross_entropy(logits, labels).backward(inputs=[logits]), size)
     assert reference >= 3
     assert large_allocations(step(plain), size) > reference
+
+
+# Without a compiler
+
+
+def test_without_compiled_loops_the_plain_twins_run():
+    program = """
+import torch
+from catchment.kernels import drainage_rows, losses_cpu, rows
+logits, labels = torch.randn(3, 5, requires_grad=True), torch.tensor([0, 1, 2])
+assert not losses_cpu.serves(logits, labels)
+loss = drainage_rows.loss_of_indices(logits, labels, 0.1, 10.0)
+assert torch.equal(loss, drainage_rows.plain_loss_of_indices(logits, labels, 0.1, 10.0))
+assert torch.equal(rows.label_log_odds(logits, labels), rows.plain_label_log_odds(logits, labels))
+assert torch.autograd.grad(loss.sum(), logits)[0].sum(1).abs().max() < 1e-6
+"""
+    environment = {**os.environ, "CATCHMENT_COMPILE": "0"}
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=120)
+
+
+def test_without_a_compiler_there_are_no_compiled_loops(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert native._load("losses_cpu.cpp") is None
+
+
+@compiled_only
+def test_a_source_is_compiled_once(monkeypatch, tmp_path):
+    source = tmp_path / "answer.cpp"
+    source.write_text('extern "C" int answer() { return 42; }')
+    monkeypatch.setattr(native, "_FOLDER", tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    library = native._load("answer.cpp")
+    assert library.answer() == 42
+    built = list((tmp_path / "cache" / "catchment").iterdir())
+    assert [path.name[:7] for path in built] == ["answer-"]
+    with monkeypatch.context() as patch:
+        patch.setattr(native.subprocess, "run", lambda *args, **options: pytest.fail("compiled again"))
+        assert native._load("answer.cpp").answer() == 42
+    source.write_text("not C++")
+    assert native._load("answer.cpp") is None
+    source.write_text('extern "C" int answer() { return 43; }')
+    assert native._load("answer.cpp").answer() == 43
 
 
 # Training

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch.autograd import grad
 
+from catchment.kernels.dispatch import is_for_triton
 from catchment.kernels.drainage_rows import loss_of_indices, plain_loss_of_indices
-from catchment.kernels.rivals import is_for_triton
 from catchment.kernels.rows import plain_label_log_odds
 
 pytestmark = pytest.mark.slow

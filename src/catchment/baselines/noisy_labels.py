@@ -33,7 +33,7 @@ from catchment.kernels.class_terms import (
     log_above,
     shortfall,
 )
-from catchment.kernels.rows import label_log_odds
+from catchment.kernels.rows import label_log_odds, top_class
 from catchment.loss_conventions import IGNORE_INDEX, Target, at_least_float32, reduce_loss
 from catchment.objective import Method
 
@@ -596,9 +596,12 @@ class ANLCEER(ClassificationLoss):
 
     def per_sample(self, logits: Tensor, target: Target) -> Tensor:
         """ANL-CE of each sample, and lambda (log C - H) on each."""
-        kept = torch.ones_like(target.weight) if target.ignored is None else (~target.ignored).to(logits.dtype)
-        batch_dims = [0, *range(2, logits.ndim)]
-        mean_p = (logits.softmax(1) * kept.unsqueeze(1)).sum(batch_dims) / kept.sum().clamp(min=1.0)
+        p = logits.softmax(1)
+        number: Tensor | int = max(1, target.weight.numel())
+        if target.ignored is not None:
+            p = p.masked_fill(target.ignored.unsqueeze(1), 0.0)
+            number = (~target.ignored).sum().clamp(min=1)
+        mean_p = p.sum([0, *range(2, logits.ndim)]) / number
         negative_entropy = (mean_p * mean_p.clamp(min=torch.finfo(mean_p.dtype).tiny).log()).sum()
         return self.anl.per_sample(logits, target) + self.lamb * (math.log(logits.shape[1]) + negative_entropy)
 
@@ -685,7 +688,7 @@ class HardBootstrap(ClassificationLoss):
 
     def per_class(self, rows: Rows) -> Tensor:
         """-beta log p_c - (1 - beta) log of the largest p."""
-        of_predicted = label_log_odds(rows.logits, rows.logits.argmax(1))
+        of_predicted = label_log_odds(rows.logits, top_class(rows.logits))
         return -self.beta * rows.log_p - (1 - self.beta) * F.logsigmoid(-of_predicted)
 
 

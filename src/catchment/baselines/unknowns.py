@@ -14,9 +14,12 @@ from torch import Tensor
 from catchment.baselines.classification_loss import (
     ClassificationLoss,
     Conventions,
+    Rows,
     check_hyperparameter,
     cross_entropy,
 )
+from catchment.kernels.class_terms import COUNT, LOG, ClassTerm
+from catchment.kernels.rows import top_class
 from catchment.loss_conventions import UNKNOWN_CLASS, Target, at_least_float32, reduce_loss
 from catchment.objective import Method
 
@@ -125,8 +128,12 @@ class _LearnsUnknown(ClassificationLoss):
     accepts_unknown = True
     share: float
 
-    def of_unknown(self, logits: Tensor) -> Tensor:
-        """The loss of samples of no known class ``(N, d...)``."""
+    def seen_from(self, logits: Tensor) -> Tensor:
+        """The class ``(N, d...)`` that rows of no known class are seen from."""
+        raise NotImplementedError
+
+    def of_unknown(self, rows: Rows) -> Tensor:
+        """The loss of samples of no known class ``(N, 1, d...)``."""
         raise NotImplementedError
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
@@ -137,9 +144,10 @@ class _LearnsUnknown(ClassificationLoss):
             return reduce_loss(cross_entropy(logits, prepared), prepared, self.reduction)
         unknown = target == UNKNOWN_CLASS
         prepared = self.prepare(logits, target.long().masked_fill(unknown, self.ignore_index), self.weight)
-        labelled = reduce_loss(cross_entropy(logits, prepared), prepared, self.reduction)
+        rows = Rows(logits, torch.where(unknown, self.seen_from(logits), prepared.labels), self.terms())
+        labelled = reduce_loss(-rows.log_p.squeeze(1), prepared, self.reduction)
         as_target = Target(prepared.labels, True, ~unknown, unknown.to(logits.dtype))
-        return labelled + self.share * reduce_loss(self.of_unknown(logits), as_target, self.reduction)
+        return labelled + self.share * reduce_loss(self.of_unknown(rows).squeeze(1), as_target, self.reduction)
 
 
 def _may_be_unknown(target: Tensor) -> bool:
@@ -171,12 +179,18 @@ class UniformLoss(_LearnsUnknown):
         super().__init__(**conventions)
         self.beta = self.share = check_hyperparameter("beta", beta, at_least=0)
 
-    def of_unknown(self, logits: Tensor) -> Tensor:
+    def terms(self) -> tuple[ClassTerm, ...]:
+        """``log p_k``, and how many there are."""
+        return (LOG, COUNT)
+
+    def seen_from(self, logits: Tensor) -> Tensor:
+        """Any class: all count alike."""
+        return torch.zeros_like(logits[:, 0], dtype=torch.long)
+
+    def of_unknown(self, rows: Rows) -> Tensor:
         """KL(U || p)."""
-        present = ~logits.isneginf()
-        num_present = present.sum(1).to(logits.dtype)
-        log_p = logits.log_softmax(1).masked_fill(~present, 0.0)
-        return -log_p.sum(1) / num_present - num_present.log()
+        num_present = rows.sum_classes(COUNT)
+        return -rows.sum_classes(LOG) / num_present - num_present.log()
 
 
 class MaxConfLoss(_LearnsUnknown):
@@ -201,9 +215,13 @@ class MaxConfLoss(_LearnsUnknown):
         super().__init__(**conventions)
         self.lamb = self.share = check_hyperparameter("lamb", lamb, at_least=0)
 
-    def of_unknown(self, logits: Tensor) -> Tensor:
+    def seen_from(self, logits: Tensor) -> Tensor:
+        """The largest class."""
+        return top_class(logits)
+
+    def of_unknown(self, rows: Rows) -> Tensor:
         """max_k log p_k."""
-        return logits.log_softmax(1).max(1).values
+        return rows.log_p
 
 
 METHODS: tuple[Method, ...] = (

@@ -1,18 +1,18 @@
-"""The drainage loss of class indices: the plain twin, and the fast one on a CPU.
+"""The drainage loss of class indices: the plain twin, and the compiled one on a CPU.
 
 See ``catchment.drainage`` for the loss, T1, T2, A and the gradient. ``loss_of_indices`` chooses.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from catchment.kernels.rivals import ExactRows, is_fast, is_for_triton, is_plain, rival_masses
+from catchment.kernels import losses_cpu
+from catchment.kernels.dispatch import is_for_triton, is_plain
 from catchment.loss_conventions import at_least_float32
 
 
@@ -23,8 +23,8 @@ def loss_of_indices(logits: Tensor, labels: Tensor, alpha: float, beta: float) -
 
         return drainage_loss_of_indices(logits, labels, alpha, beta)
     logits = at_least_float32(logits)
-    if is_fast(logits, labels):
-        loss: Tensor = _FastIndexLoss.apply(logits, outside_rivals(logits, labels), alpha, beta)
+    if losses_cpu.serves(logits, labels):
+        loss: Tensor = _CompiledIndexLoss.apply(logits, labels, alpha, beta)
         return loss
     return plain_loss_of_indices(logits, labels, alpha, beta)
 
@@ -147,62 +147,25 @@ def _gradient(
     return grad.scatter(1, outside, at_label_and_drainage)
 
 
-class _FastIndexLoss(torch.autograd.Function):
-    """The loss from the masses P of ``rival_masses``, of which only quotients count.
+class _CompiledIndexLoss(torch.autograd.Function):
+    """The loss and its gradient in compiled loops.
 
-    With a = alpha / P_t, b = beta / P_d and u = a (P_d + P_J), v = b P_J,
-
-        l = log(1 + u + v),   dl/dz_j = P_j (a + b) / (1 + u + v),
-        dl/dz_t = -u / (1 + u + v),   dl/dz_d = (a P_d - v) / (1 + u + v).
-
-    The gradient takes the place of P_j, which a second pass through the same graph makes again. The gradient's own
-    derivative goes through the plain twin, and so does torch.func: a forward with ``setup_context`` costs 50 µs more.
+    The gradient's own derivative goes through the plain twin, and so does torch.func: a forward with ``setup_context``
+    costs 50 µs more.
     """
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, outside: Tensor, alpha: float, beta: float) -> Tensor:
-        rivals, at_outside, p_j, redo = rival_masses(logits, outside, largest_factor=max(alpha, beta))
-        weights, signs = _of_label_and_drainage(alpha, beta, logits.dtype, logits.ndim)
-        a_b = weights / at_outside
-        a_b_p_j = a_b * p_j
-        a_p_d = a_b[:, :1] * at_outside[:, 1:]
-        odds = a_b_p_j.sum(1, keepdim=True).add_(a_p_d)  # u + v
-        scale = (odds + 1).reciprocal_()
-        loss = odds.log1p_()
-        at_rivals = a_b.sum(1, keepdim=True).mul_(scale)
-        at_outside = (a_p_d * signs).sub_(a_b_p_j).mul_(scale)
-        if redo is not None:
-            _redo(redo, loss, at_rivals, at_outside, alpha, beta)
-        ctx.rivals, ctx.at_rivals, ctx.at_outside = rivals, at_rivals, at_outside
+    def forward(ctx: Any, logits: Tensor, labels: Tensor, alpha: float, beta: float) -> Tensor:
+        loss, ctx.kept = losses_cpu.drainage_forward(logits, labels, alpha, beta)
         ctx.alpha, ctx.beta = alpha, beta
-        ctx.save_for_backward(logits, outside)
-        return loss.squeeze(1)
+        ctx.save_for_backward(logits, labels)
+        return loss
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        grad_loss, rivals, ctx.rivals = grads[0], ctx.rivals, None
-        logits, outside = ctx.saved_tensors
-        if torch.is_grad_enabled() or not is_plain(grad_loss):
-            grad = differentiable_gradient(logits, outside[:, 0], grad_loss, ctx.alpha, ctx.beta)
-            return grad, None, None, None
-        if rivals is None:
-            rivals = rival_masses(logits, outside, largest_factor=max(ctx.alpha, ctx.beta)).rivals
-        grad_loss = grad_loss.unsqueeze(1)
-        grad = rivals.mul_(ctx.at_rivals * grad_loss).scatter_(1, outside, ctx.at_outside * grad_loss)
+        logits, labels = ctx.saved_tensors
+        if torch.is_grad_enabled() or not is_plain(grads[0]):
+            grad = differentiable_gradient(logits, labels, grads[0], ctx.alpha, ctx.beta)
+        else:
+            grad = losses_cpu.drainage_backward(logits, labels, ctx.kept, grads[0])
         return grad, None, None, None
-
-
-@functools.lru_cache(maxsize=64)
-def _of_label_and_drainage(alpha: float, beta: float, dtype: torch.dtype, ndim: int) -> tuple[Tensor, ...]:
-    """(alpha, beta) and the signs of a P_d in their gradients, along the second dim."""
-    shape = (1, 2, *[1] * (ndim - 2))
-    return tuple(torch.tensor(pair, dtype=dtype, device="cpu").view(shape) for pair in ((alpha, beta), (-1.0, 1.0)))
-
-
-def _redo(redo: ExactRows, loss: Tensor, at_rivals: Tensor, at_outside: Tensor, alpha: float, beta: float) -> None:
-    """Write the exact rows' numbers."""
-    z_t, z_d = redo.outside_logits.unbind(1)
-    exact, w1, w2, share = terms(z_t, z_d, redo.largest, redo.rest, alpha, beta)
-    loss.squeeze(1)[redo.where] = exact
-    at_rivals.squeeze(1)[redo.where] = w1 * (1 - share) + w2
-    at_outside.movedim(1, -1)[redo.where] = torch.stack([-w1, w1 * share - w2], 1)

@@ -2,12 +2,9 @@
 //
 // Values are (samples, channels, positions); work is divided among threads by blocks of channels.
 
-#include <algorithm>
 #include <cmath>
-#include <cstdint>
-#include <cstring>
-#include <thread>
-#include <vector>
+
+#include "native.h"
 
 namespace {
 
@@ -20,18 +17,6 @@ constexpr int FINE = COARSE + 2 * 2048;
 constexpr float MASS_OF_A_CELL = 1.0f / 2048;
 constexpr int SIDE_NODES = 256, NODES = 2 * SIDE_NODES + 1;
 
-int32_t bits_of(float x) {
-    int32_t b;
-    std::memcpy(&b, &x, 4);
-    return b;
-}
-
-float float_of(int32_t b) {
-    float x;
-    std::memcpy(&x, &b, 4);
-    return x;
-}
-
 int coarse_of(int32_t bits) {
     const int32_t magnitude = bits & 0x7fffffff;
     int cell = (magnitude >> FRACTION_BITS) - BASE + 1;
@@ -40,20 +25,6 @@ int coarse_of(int32_t bits) {
     cell += side;
     cell = magnitude == 0 ? ZERO : cell;
     return magnitude > 0x7f800000 ? MISSING : cell;
-}
-
-template <class Work>
-void in_blocks(int64_t channels, int64_t block, int threads, Work work) {
-    const int64_t blocks = (channels + block - 1) / block;
-    threads = static_cast<int>(std::min<int64_t>(threads, blocks));
-    auto some = [&](int t) {
-        for (int64_t b = blocks * t / threads; b < blocks * (t + 1) / threads; ++b)
-            work(b * block, std::min(channels, (b + 1) * block));
-    };
-    std::vector<std::thread> others;
-    for (int t = 1; t < threads; ++t) others.emplace_back(some, t);
-    some(0);
-    for (auto& thread : others) thread.join();
 }
 
 // Calls visit(channel)(offset) for all values. With channels last, 16 channels, a cache line, are visited together.

@@ -1,106 +1,26 @@
 """The loops of ``quantile_table`` and ``quantile_exact`` compiled for this machine's CPU, where it has a C++ compiler.
 
-``quantile_cpu.cpp`` is compiled when first used, in about two seconds, and kept in ``$XDG_CACHE_HOME/catchment``
-(``~/.cache/catchment``). ``CATCHMENT_COMPILE=0`` in the environment leaves it at the plain twins. ``torch.compile``
-takes each operator as a whole.
+See ``native``. ``torch.compile`` takes each operator as a whole.
 """
 
 from __future__ import annotations
-
-import ctypes
-import hashlib
-import logging
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from catchment.compile_marks import constant
+from catchment.kernels import native
+from catchment.kernels.native import threads
 from catchment.kernels.quantile_cells import COARSE_CELLS, FINE_CELLS
 from catchment.kernels.quantile_density import kernel_between_nodes
 
-_LOG = logging.getLogger(__name__)
-_SOURCE = Path(__file__).with_suffix(".cpp")
-_FLAGS = (
-    "-O3",
-    "-march=native",
-    "-mprefer-vector-width=512",
-    "-fno-math-errno",
-    "-fno-trapping-math",
-    "-std=c++17",
-    "-shared",
-    "-fPIC",
-    "-pthread",
-)
-
-
-_LIBRARY: list[ctypes.CDLL | None] = []
+_SOURCE = "quantile_cpu.cpp"
 
 
 @constant
 def is_compiled() -> bool:
     """Whether the compiled loops are there; the first call compiles them."""
-    return _library() is not None
-
-
-def _library() -> ctypes.CDLL | None:
-    if not _LIBRARY:
-        _LIBRARY.append(_load())
-    return _LIBRARY[0]
-
-
-def _load() -> ctypes.CDLL | None:
-    if os.environ.get("CATCHMENT_COMPILE") == "0":
-        return None
-    compiler = next((path for name in ("c++", "g++", "clang++") if (path := shutil.which(name))), None)
-    if compiler is None:
-        _LOG.info("no C++ compiler: quantile activation runs without its compiled loops")
-        return None
-    try:
-        return ctypes.CDLL(str(_built(compiler)))
-    except (OSError, subprocess.SubprocessError) as error:
-        _LOG.warning("quantile activation runs without its compiled loops: %s", error)
-        return None
-
-
-def _built(compiler: str) -> Path:
-    """The compiled library: of this source, for this processor."""
-    identity = "\n".join([_SOURCE.read_text(), compiler, *_FLAGS, _processor()])
-    name = f"quantile-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "catchment"
-    library = folder / name
-    if library.exists():
-        return library
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        scratch = Path(tempfile.mkdtemp(dir=folder))
-    except OSError:
-        folder = scratch = Path(tempfile.mkdtemp(prefix="catchment-"))
-        library = folder / name
-    unfinished = scratch / "unfinished.so"
-    subprocess.run(
-        [compiler, *_FLAGS, "-o", str(unfinished), str(_SOURCE)], check=True, capture_output=True, timeout=120
-    )
-    unfinished.replace(library)
-    if scratch != folder:
-        scratch.rmdir()
-    return library
-
-
-def _processor() -> str:
-    """What -march=native depends on: the processor and its features."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.machine() + platform.processor()
-    return "\n".join(
-        sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))})
-    )
+    return native.is_compiled(_SOURCE)
 
 
 def serves(x: Tensor) -> bool:
@@ -109,23 +29,7 @@ def serves(x: Tensor) -> bool:
 
 
 def _call(name: str, *arguments: Tensor | float | int | None) -> None:
-    library = _library()
-    assert library is not None
-    function = getattr(library, name)
-    function.argtypes = [_c_type(argument) for argument in arguments]
-    function.restype = None
-    function(*(argument.data_ptr() if isinstance(argument, Tensor) else argument for argument in arguments))
-
-
-def _c_type(argument: Tensor | float | int | None) -> type[ctypes.c_void_p | ctypes.c_float | ctypes.c_int64]:
-    if argument is None or isinstance(argument, Tensor):
-        return ctypes.c_void_p
-    return ctypes.c_float if isinstance(argument, float) else ctypes.c_int64
-
-
-def _threads(work: int) -> int:
-    """How many threads ``work`` times about 0.1 ms is worth."""
-    return max(1, min(torch.get_num_threads(), work))
+    native.call(_SOURCE, name, *arguments)
 
 
 def _dense(x: Tensor) -> tuple[Tensor, bool]:
@@ -138,7 +42,7 @@ def _dense(x: Tensor) -> tuple[Tensor, bool]:
 
 def _sizes(x: Tensor, channels_last: bool) -> tuple[int, int, int, int, int]:
     samples, channels = x.shape[:2]
-    return samples, channels, x.numel() // (samples * channels), int(channels_last), _threads(x.numel() >> 16)
+    return samples, channels, x.numel() // (samples * channels), int(channels_last), threads(x.numel() >> 16)
 
 
 @torch.library.custom_op("catchment::quantile_count_coarse", mutates_args=())
@@ -184,7 +88,7 @@ def _tables(
     cdf = torch.empty(fine.shape)
     density = torch.empty(fine.shape)
     inputs = (coarse.contiguous(), fine.contiguous(), bandwidth.contiguous(), kernel.contiguous())
-    _call("catchment_tables", *inputs, negative_mass, fine.shape[0], _threads(fine.shape[0] >> 3), cdf, density)
+    _call("catchment_tables", *inputs, negative_mass, fine.shape[0], threads(fine.shape[0] >> 3), cdf, density)
     return cdf, density
 
 
@@ -243,5 +147,5 @@ def _with_room(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _row_sizes(values: Tensor, context: Tensor) -> tuple[int, ...]:
-    threads = _threads(values.numel() * context.shape[1] >> 20)
-    return (*values.shape, context.shape[1], *values.stride(), *context.stride(), threads)
+    work = values.numel() * context.shape[1] >> 20
+    return (*values.shape, context.shape[1], *values.stride(), *context.stride(), threads(work))

@@ -21,8 +21,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from catchment.kernels.dispatch import is_plain
 from catchment.kernels.drainage_rows import differentiable_gradient as drainage_gradient
-from catchment.kernels.rivals import is_plain
 from catchment.kernels.rows import differentiable_gradient as log_odds_gradient
 
 _LARGEST_BLOCK = 4096
