@@ -1,14 +1,14 @@
 """What ``import catchment`` adds to ``import torch``: ``python benchmarks/import_time.py [--at-most SECONDS]``.
 
-Each is imported in a fresh process, in turn; the median of the differences counts.
+Both are imported in a fresh process, several times. Counted is the processor's time, and the least of it, as programs
+beside this one stretch both it and the clock.
 """
 
 import argparse
-import statistics
 import subprocess
 import sys
 
-PROGRAM = "import time, torch; start = time.perf_counter(); import catchment; print(time.perf_counter() - start)"
+PROGRAM = "import time, torch; start = time.process_time(); import catchment; print(time.process_time() - start)"
 
 
 def main():
@@ -17,9 +17,9 @@ def main():
     parser.add_argument("--repeat", type=int, default=5)
     options = parser.parse_args()
     run = [sys.executable, "-c", PROGRAM]
-    added = [float(subprocess.run(run, capture_output=True, check=True).stdout) for _ in range(options.repeat)]
-    print(f"import catchment adds {statistics.median(added):.3f} s to import torch (median of {options.repeat})")
-    if options.at_most is not None and statistics.median(added) > options.at_most:
+    added = min(float(subprocess.run(run, capture_output=True, check=True).stdout) for _ in range(options.repeat))
+    print(f"import catchment adds {added:.3f} s to import torch (least of {options.repeat})")
+    if options.at_most is not None and added > options.at_most:
         sys.exit(f"that is more than {options.at_most} s")
 
 
