@@ -17,8 +17,10 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from catchment import metrics
-from catchment.kernels import quantile_cells, quantile_cpu
+from catchment.kernels import quantile_cells, quantile_cpu, quantile_running
 from catchment.kernels.quantile_density import kernel_between_nodes
+from catchment.kernels.quantile_exact import pairs_of_ranks, rank_rows
+from catchment.kernels.quantile_table import build_table, pairs_of_table
 from catchment.quantile import (
     QuantileActivation,
     QuantileClassifier,
@@ -423,6 +425,35 @@ def test_compiled_loops_are_their_plain_twins():
     torch.testing.assert_close(quantile_cpu.look_up(cdf, key), quantile_cells.look_up(cdf, key), equal_nan=True)
 
 
+@pytest.mark.skipif(not quantile_cpu.is_compiled(), reason="there is no C++ compiler")
+@pytest.mark.parametrize("p", [0.5, 0.1])
+def test_compiled_loops_of_stored_contexts_are_their_plain_twins(p):
+    x = 3 * randn(40, 5, 9, 9)
+    x[:20, :3] = torch.tensor([-0.37, 0.8, -2.0]).view(3, 1, 1)
+    x[0, :, 0, :4] = torch.tensor([0.0, torch.nan, torch.inf, -torch.inf])
+    rows = x.transpose(0, 1).reshape(5, -1)
+    coarse = quantile_cells.count_coarse(x)
+    _, fine = quantile_cells.refine(x, coarse, p)
+    pairs = quantile_cells.pairs_of_counts(coarse, fine, p)
+    assert torch.equal(quantile_cpu.pairs_of_counts(coarse, fine, p), pairs)
+    cdf = rank_rows(rows, rows, p)
+    assert torch.equal(
+        quantile_cpu.pairs_of_ranks(rows, cdf, coarse, p), quantile_cells.pairs_of_ranks(rows, cdf, coarse, p)
+    )
+    ties = quantile_running.ties_of_batch(coarse, pairs)
+    assert (ties[0] > 0).sum(1).tolist() == [1, 1, 1, 0, 0]
+    fast_ties = torch.zeros_like(ties)
+    quantile_running.learn_ties(fast_ties, coarse, pairs, torch.tensor(1.0))
+    torch.testing.assert_close(fast_ties, ties)
+    mass = coarse[:, : quantile_cells.STORED_CELLS].float()
+    tables = quantile_running.stored_tables(mass, ties, p)
+    torch.testing.assert_close(quantile_cpu.stored_tables(mass, ties, p, 1 / 64), tables)
+    x[1, :, 0, :4] = torch.tensor([1e-9, -1e-9, 3e8, -3e8])
+    for laid_out in (x, x.contiguous(memory_format=torch.channels_last), x[:, :, 1:, ::2]):
+        out = quantile_cpu.read_stored(*tables, laid_out)
+        torch.testing.assert_close(out, quantile_running.read_stored(*tables, laid_out), equal_nan=True)
+
+
 def test_cells_count_every_value_once_and_add_up_over_shards():
     x = randn(100, 3, 4)
     counts = quantile_cells.count_coarse(x)
@@ -559,6 +590,149 @@ def test_running_context_with_zeros_nan_and_infinities():
     torch.testing.assert_close(out, expected, equal_nan=True)
 
 
+# ---- stored contexts in which values repeat
+
+
+def with_equal_values(n, at, share=0.69, seed=0):
+    """A channel of which a share is ``at`` and the rest standard normal."""
+    x = randn(n, seed=seed)
+    x[: round(share * n)] = at
+    return column(x)
+
+
+def stored(batches, **options):
+    layer = QuantileActivation(1, pre_norm=False, post_norm=False, context="running", **options)
+    for batch in batches:
+        layer(batch)
+    return layer.eval()
+
+
+def errors(layer, x):
+    """How far F in the stored context is off the definition in the context ``x``, at ``x``."""
+    return np.abs(layer(x)[:, 0].numpy() - cdf_by_definition(x[:, 0], x[:, 0], layer.negative_mass))
+
+
+def test_stored_equal_values_have_the_rank_of_the_last_worked_by_hand():
+    batch = column([-0.37] * 20 + [-0.1] * 4 + [-0.9] * 6 + [0.8] * 10 + [3.0] * 5)
+    layer = stored([batch])
+    # -0.9 and -0.1 are too few, and read off the line in their cells; so is 3.0
+    out = layer(column([-0.37, -0.36, -0.5, 0.8, 0.81, 0.7, 1.0]))[:, 0]
+    outer, inner = 0.5 * (1 - 24 / 31), 0.5 * (1 - 4 / 31)
+    assert quantile_cells.coarse_key(column([-0.37, -0.36])).unique().numel() == 1
+    expected = [outer, outer, outer, 0.5 + 0.5 * 10 / 16, 0.5 + 0.5 * 10 / 16, 0.5, 0.5 + 0.5 * 10 / 16]
+    torch.testing.assert_close(out, torch.tensor(expected))
+    assert layer(column([-0.34]))[0, 0] == pytest.approx(inner)
+
+
+@pytest.mark.parametrize("n", [3000, 6000])
+@pytest.mark.parametrize("at", [-0.37, 0.8, -0.5])
+def test_stored_equal_values_have_the_rank_of_the_batch(loops, n, at):
+    layer = stored(with_equal_values(n, at, seed=seed) for seed in range(10))
+    x = with_equal_values(n, at, seed=99)
+    error = errors(layer, x)
+    assert error[0] < 4e-3  # at the equal values
+    assert error.mean() < 4e-3
+    assert np.quantile(error, 0.98) < 2e-2  # the rest are values of the same cell: F steps at its inner edge
+
+
+@pytest.mark.parametrize("n", [4000, 6000])
+@pytest.mark.parametrize("spread", [0.03, 0.1])
+def test_equal_values_may_lie_elsewhere_in_every_batch(loops, n, spread):
+    places = -0.37 * (1 + spread * torch.linspace(-1, 1, 15)[torch.randperm(15, generator=torch.Generator())])
+    layer = stored([with_equal_values(n, at, seed=seed) for seed, at in enumerate(places)], momentum=None)
+    assert (layer.running_ties[0] > 0).sum() > 1  # more than one cell
+    for at, tolerance in ((places.min(), 2e-2), (torch.tensor(-0.37), 5e-3), (places.max(), 2e-2)):
+        assert errors(layer, with_equal_values(n, at, seed=99))[0] < tolerance
+
+
+def test_two_equal_values_in_neighbouring_cells_keep_their_ranks(loops):
+    def batch(seed):
+        return torch.cat([with_equal_values(3000, -0.37, seed=seed), with_equal_values(3000, -0.39, seed=50 + seed)])
+
+    layer = stored(batch(seed) for seed in range(10))
+    x = batch(99)
+    error = errors(layer, x)
+    assert max(error[0], error[3000]) < 4e-3
+    out = layer(column([-0.37, -0.39]))[:, 0]
+    assert out[0] - out[1] == pytest.approx(0.5 * 0.345 / 0.845, abs=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("name", "tolerance"),
+    [("normal", 7e-3), ("far", 0.125), ("narrow and far", 0.18), ("log-normal", 5e-3), ("zeros", 7e-3)],
+)
+def test_values_that_differ_are_read_off_the_line(loops, name, tolerance):
+    def batch(n, seed):
+        x = randn(n, 1, seed=seed)
+        zeros = torch.where(torch.arange(n)[:, None] % 2 == 0, 0.0, x)
+        return {"normal": x, "far": x + 100, "narrow and far": x / 4 + 98, "log-normal": x.exp(), "zeros": zeros}[name]
+
+    for n in (64, 4000, 5000):
+        layer = stored((batch(n, seed) for seed in range(10)), momentum=None)
+        assert not layer.running_ties.any()
+    assert errors(layer, batch(20_000, 99)).max() < tolerance
+
+
+def test_stored_context_with_equal_values_rises_and_is_odd(loops):
+    half = torch.cat([with_equal_values(1500, 0.37, 0.3), with_equal_values(1500, 2.0, 0.1, seed=1)]).abs()
+    layer = stored([torch.cat([half, -half])])
+    z = torch.linspace(-4, 4, 4001)[:, None]
+    z = z[z[:, 0] != 0]
+    out = layer(z)[:, 0]
+    assert (out.diff() >= -1e-7).all()
+    assert (out[z[:, 0] < 0] <= 0.5).all()
+    torch.testing.assert_close(layer(-z)[:, 0], 1 - out, rtol=0, atol=1e-6)
+
+
+def test_ties_are_means_over_batches_as_masses_are():
+    def ties(momentum):
+        batches = [column([value] * 10 + [-8.0] * 10) for value in (-2.0, -4.0)]
+        count, rank = stored(batches, momentum=momentum).running_ties[:, 0]
+        return count[count > 0].tolist(), rank[count > 0].tolist()
+
+    # at -2 and -4 10 of 20 values are up to there, at -8 all
+    for momentum, weights in ((None, (0.5, 0.5)), (1.0, (0.0, 1.0))):
+        count, rank = ties(momentum)
+        expected = [10 * weight for weight in weights if weight]
+        assert count == pytest.approx([*expected, 10])
+        assert rank == pytest.approx([*(10 / 21 * c for c in expected), 20 / 21 * 10])
+
+
+@pytest.mark.parametrize("p", [0.5, 0.1])
+def test_equal_values_are_counted_in_every_cell(loops, p):
+    x = torch.cat([with_equal_values(700, -0.37), column([0.8] * 300 + [0.0] * 50 + [torch.nan] * 3), randn(400, 1)])
+    x = torch.cat([x, x.flip(0) * 2, -x], 1)
+    rows = x.T.contiguous()
+    coarse = quantile_cells.count_coarse(x)
+    expected = torch.zeros(coarse.shape, dtype=torch.int64)
+    for channel in range(3):
+        known = rows[channel][~rows[channel].isnan()]
+        values, count = known.unique(return_counts=True)
+        expected[channel].index_add_(0, quantile_cells.coarse_key(values).long(), count * (count - 1))
+    cdf = rank_rows(rows, rows, p)
+    assert torch.equal(pairs_of_ranks(rows, cdf, coarse, p), expected)
+    shards = [pairs_of_ranks(rows[:, part], cdf[:, part], coarse, p) for part in (slice(500), slice(500, None))]
+    assert torch.equal(sum(shards), expected)
+    table = build_table(x, p, torch.full((3, 1), 0.5), lambda counts: counts)
+    large = (coarse >= 100) & (expected > 0)  # divided into so many parts that hardly any two others share one
+    torch.testing.assert_close(pairs_of_table(table, p)[large].double(), expected[large].double(), rtol=2e-3, atol=0)
+
+
+def test_adapting_to_images_with_a_constant_background_scores_them_as_the_batch_does():
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        *(nn.Conv2d(1, 6, 3, padding=1), QuantileActivation(6), nn.MaxPool2d(2)),
+        *(nn.Conv2d(6, 6, 3, padding=1), QuantileActivation(6), nn.Flatten(), nn.Linear(6 * 36, 4)),
+    ).eval()
+    images = torch.zeros(240, 1, 12, 12)
+    images[:, :, 4:9, 4:9] = randn(240, 1, 5, 5).abs()
+    with torch.no_grad():
+        expected = torch.cat([net(batch) for batch in images.split(60)])
+        adapt_context(net, images.split(60))
+        difference = net(images) - expected
+    assert difference.square().mean() < 5e-2 * expected.var(0).mean()  # 0.016; read off lines alone, 2.1
+
+
 def test_momentum_weighs_batches_and_none_takes_their_mean():
     batches = [torch.full((10, 1), value) for value in (0.5, 2.0, 8.0, 32.0)]
 
@@ -584,7 +758,10 @@ def test_a_layer_that_saw_nothing_takes_a_standard_normal_context():
 def test_state_dict_round_trip_is_bitwise(tmp_path):
     layer = QuantileActivation(3, context="running")
     for seed in range(3):
-        layer(randn(20, 3, seed=seed))
+        x = randn(20, 3, seed=seed)
+        x[:12] = 0.3
+        layer(x)
+    assert layer.running_ties.any()
     torch.save(layer.state_dict(), tmp_path / "layer.pt")
     other = QuantileActivation(3, context="running")
     other.load_state_dict(torch.load(tmp_path / "layer.pt", weights_only=True))
@@ -631,6 +808,8 @@ def test_counts_stay_exact_in_a_model_of_half_precision(dtype):
     layer(torch.full((70_000, 1), 2.0, dtype=dtype))
     assert layer.running_mass.dtype == torch.float32
     assert layer.running_mass.max() == 70_000
+    assert layer.running_ties.dtype == torch.float32
+    assert layer.running_ties.max() == 70_000
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -680,7 +859,10 @@ def test_compiles_with_inductor(loops, shape):
 def test_running_mode_exports_to_onnx(tmp_path):
     layer = QuantileActivation(4)
     for seed in range(3):
-        layer(randn(32, 4, 6, 6, seed=seed) * 3 + 1)
+        x = randn(32, 4, 6, 6, seed=seed) * 3 + 1
+        x[:, :, :4] = 0.4  # values that repeat
+        layer(x)
+    assert (layer.running_ties[0] > 0).any(1).all()
     set_context(layer, "running")
     net = nn.Sequential(nn.Conv2d(3, 4, 3), layer, nn.Flatten(), nn.Linear(144, 2)).eval()
     program = torch.onnx.export(
@@ -692,6 +874,7 @@ def test_running_mode_exports_to_onnx(tmp_path):
     for n in (1, 4, 9):
         x = 5 * randn(n, 3, 8, 8, seed=n)
         x[0, 0, 0, 0] = 1e6
+        x[0, :, 4:] = 0.0
         out = session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
         np.testing.assert_allclose(out, net(x).detach(), atol=1e-5)
 

@@ -52,6 +52,14 @@ def _batch(case, step):
     return x, target
 
 
+def _with_equal_values():
+    """50 samples, ranked exactly and by table, a part of whose values is the same; most of it in the second process."""
+    for shape in ((50, 3), (50, 3, 10, 10)):
+        x = _randn(*shape, seed=8)
+        x[15:45] = -0.37
+        yield x
+
+
 def _run(case, net, part):
     """Outputs, gradients and state after some steps of gradient descent with the part of each batch."""
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
@@ -84,7 +92,12 @@ def _worker(rank, folder):
     x = _randn(50, 3, seed=7)
     layer = QuantileActivation(3, pre_norm=False, post_norm=False)
     half = layer(x[:20] if rank == 0 else x[20:])
-    torch.save({"half": half, "mass": layer.running_mass}, folder / f"bits-{rank}.pt")
+    ties = []
+    for values in _with_equal_values():
+        tied = QuantileActivation(3, pre_norm=False, post_norm=False)
+        tied(values[:20] if rank == 0 else values[20:])
+        ties.append(tied.running_ties)
+    torch.save({"half": half, "mass": layer.running_mass, "ties": ties}, folder / f"bits-{rank}.pt")
     if rank == 0:  # evaluation by one process alone must not wait for the other
         torch.save(layer.eval()(x), folder / "alone.pt")
     dist.barrier()
@@ -134,4 +147,9 @@ def test_ranks_and_counts_are_bitwise_those_of_one_process(folder):
     halves = _loaded(folder, "bits")
     assert torch.equal(torch.cat([h["half"] for h in halves]), out)
     assert all(torch.equal(h["mass"], layer.running_mass) for h in halves)
+    for i, values in enumerate(_with_equal_values()):
+        tied = QuantileActivation(3, pre_norm=False, post_norm=False)
+        tied(values)
+        assert (tied.running_ties[0] > 0).sum(1).tolist() == [1, 1, 1]
+        assert all(torch.equal(h["ties"][i], tied.running_ties) for h in halves)
     assert torch.equal(torch.load(folder / "alone.pt"), out)

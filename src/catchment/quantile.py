@@ -28,19 +28,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from catchment.kernels.quantile_cells import laid_out_like
+from catchment.kernels.quantile_cells import STORED_CELLS, laid_out_like
 from catchment.kernels.quantile_convert import replace_relus
-from catchment.kernels.quantile_exact import density_rows, rank_rows
+from catchment.kernels.quantile_exact import density_rows, pairs_of_ranks, rank_rows
 from catchment.kernels.quantile_norm import ContextNorm
 from catchment.kernels.quantile_running import (
-    STORED_CELLS,
+    learn_ties,
     running_cdf,
     running_density,
     running_deviation,
     standard_normal_mass,
 )
 from catchment.kernels.quantile_sync import gather_columns, sum_over_processes, world_size
-from catchment.kernels.quantile_table import build_table, count_coarse, look_up
+from catchment.kernels.quantile_table import Table, build_table, count_coarse, look_up, pairs_of_table
 from catchment.loss_conventions import IGNORE_INDEX, UNKNOWN_CLASS, at_least_float32
 from catchment.objective import Method, Objective
 
@@ -96,7 +96,7 @@ def quantile_activation(
     values = x.numel() // x.shape[1]
     exact = method == "exact" or (method == "auto" and values <= _EXACT_LIMIT)
     if exact:
-        return _activate_by_rank(x, negative_mass, bandwidth, levels)
+        return _activate_by_rank(x, negative_mass, bandwidth, levels)[0]
     return _activate_by_table(x, negative_mass, bandwidth, levels)[0]
 
 
@@ -126,34 +126,35 @@ def _check_input(x: Tensor) -> None:
 
 def _activate_by_rank(
     x: Tensor, negative_mass: float, bandwidth: float | str, levels: int | None = None, *, shared: bool = False
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
+    """(activation, F of each value as rows)."""
     rows = _to_rows(at_least_float32(x.detach()))
     context = gather_columns(rows) if shared else rows
-    out: Tensor = _ByRank.apply(x, context, _bandwidths(context.T, bandwidth), negative_mass, levels)
-    return out
+    cdf = rank_rows(rows, context, negative_mass)
+    widths = _bandwidths(context.T, bandwidth)
+    return _ByRank.apply(x, _steps(cdf, levels), context, widths, negative_mass), cdf
 
 
 def _activate_by_table(
     x: Tensor, negative_mass: float, bandwidth: float | str, levels: int | None = None, *, shared: bool = False
-) -> tuple[Tensor, Tensor]:
-    """(activation, how many values of the context each coarse cell holds)."""
+) -> tuple[Tensor, Table]:
+    """(activation, the table it was read from)."""
     values = x.detach().float()
     reduce = sum_over_processes if shared else _unchanged
     table = build_table(values, negative_mass, _bandwidths(values, bandwidth, reduce), reduce)
-    return _ByTable.apply(x, table.key, _steps(table.cdf, levels), table.density), table.coarse
+    return _ByTable.apply(x, table.key, _steps(table.cdf, levels), table.density), table
 
 
 class _ByRank(torch.autograd.Function):
-    """F by exact rank in a context ``(C, n)``; the gradient is the density there."""
+    """F as rows, by exact rank in a context ``(C, n)``; the gradient is the density there."""
 
     @staticmethod
-    def forward(x: Tensor, context: Tensor, widths: Tensor, negative_mass: float, levels: int | None) -> Tensor:
-        cdf = rank_rows(_to_rows(x.to(context.dtype)), context, negative_mass)
-        return _from_rows(_steps(cdf, levels), x)
+    def forward(x: Tensor, cdf: Tensor, context: Tensor, widths: Tensor, negative_mass: float) -> Tensor:
+        return _from_rows(cdf, x)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, context, widths, ctx.negative_mass, _ = inputs
+        x, _, context, widths, ctx.negative_mass = inputs
         ctx.save_for_backward(x, context, widths)
 
     @staticmethod
@@ -228,23 +229,23 @@ def _from_rows(rows: Tensor, like: Tensor) -> Tensor:
 # ---- in a stored context
 
 
-def _activate_by_stored(x: Tensor, mass: Tensor, negative_mass: float, bandwidth: float | str) -> Tensor:
+def _activate_by_stored(x: Tensor, mass: Tensor, ties: Tensor, negative_mass: float, bandwidth: float | str) -> Tensor:
     if torch.is_grad_enabled() and x.requires_grad:
-        out: Tensor = _ByStored.apply(x, mass, negative_mass, bandwidth)
+        out: Tensor = _ByStored.apply(x, mass, ties, negative_mass, bandwidth)
         return out
-    return running_cdf(x.float(), mass, negative_mass).to(x.dtype)
+    return running_cdf(x.float(), mass, ties, negative_mass).to(x.dtype)
 
 
 class _ByStored(torch.autograd.Function):
     """F in a stored context; the gradient is the density there."""
 
     @staticmethod
-    def forward(x: Tensor, mass: Tensor, negative_mass: float, bandwidth: float | str) -> Tensor:
-        return running_cdf(x.float(), mass, negative_mass).to(x.dtype)
+    def forward(x: Tensor, mass: Tensor, ties: Tensor, negative_mass: float, bandwidth: float | str) -> Tensor:
+        return running_cdf(x.float(), mass, ties, negative_mass).to(x.dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, mass, ctx.negative_mass, ctx.bandwidth = inputs
+        x, mass, _, ctx.negative_mass, ctx.bandwidth = inputs
         ctx.save_for_backward(x, mass)
 
     @staticmethod
@@ -255,7 +256,7 @@ class _ByStored(torch.autograd.Function):
         else:
             widths = mass.new_full((mass.shape[0], 1), ctx.bandwidth)
         density = running_density(x.float(), mass, ctx.negative_mass, widths)
-        return grads[0] * density.to(grads[0].dtype), None, None, None
+        return grads[0] * density.to(grads[0].dtype), None, None, None, None
 
 
 # ---- the layer
@@ -267,7 +268,7 @@ class QuantileActivation(nn.Module):
     In training the context is the batch, over all processes where there are several. In evaluation it is what
     ``context`` says: the batch at hand, its normalisations included, or the running statistics, which let one sample be
     scored alone. Running statistics are kept in either case: how many values an average batch holds in each of 1413
-    cells a channel.
+    cells a channel, in which of these they are equal, and F there.
 
     Args:
         num_features: C.
@@ -291,6 +292,7 @@ class QuantileActivation(nn.Module):
     """
 
     running_mass: Tensor
+    running_ties: Tensor
     num_batches_tracked: Tensor
 
     def __init__(
@@ -319,19 +321,22 @@ class QuantileActivation(nn.Module):
         self.pre_norm = ContextNorm(num_features) if pre_norm else None
         self.post_norm = ContextNorm(num_features) if post_norm else None
         self.register_buffer("running_mass", torch.empty(num_features, STORED_CELLS))
+        self.register_buffer("running_ties", torch.empty(2, num_features, STORED_CELLS))
         self.register_buffer("num_batches_tracked", torch.tensor(0))
         self.reset_context()
 
     def reset_context(self) -> None:
         """Forget the running statistics; what stands in for them is a standard normal distribution."""
         self.running_mass.copy_(standard_normal_mass(_EXACT_LIMIT))
+        self.running_ties.zero_()
         self.num_batches_tracked.zero_()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> QuantileActivation:
-        mass = self.running_mass
+        mass, ties = self.running_mass, self.running_ties
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if self.running_mass.dtype != mass.dtype:  # counts stay float32 in a model of half precision
             self.running_mass = mass.to(self.running_mass.device)
+            self.running_ties = ties.to(self.running_ties.device)
         return self
 
     def extra_repr(self) -> str:
@@ -374,20 +379,27 @@ class QuantileActivation(nn.Module):
         number = x.numel() // x.shape[1]
         if shared:
             number = int(sum_over_processes(torch.tensor(number, device=x.device)))
+        p = self.negative_mass
         if number > _EXACT_LIMIT:
-            out, coarse = _activate_by_table(x, self.negative_mass, self.bandwidth, shared=shared)
+            out, table = _activate_by_table(x, p, self.bandwidth, shared=shared)
+            if factor is not None:
+                self._learn(table.coarse, pairs_of_table(table, p), factor)
         else:
-            out = _activate_by_rank(x, self.negative_mass, self.bandwidth, shared=shared)
-            coarse = None
-        if factor is not None:
-            if coarse is None:
-                coarse = count_coarse(x.detach().float())
-                coarse = sum_over_processes(coarse) if shared else coarse
-            self.running_mass.lerp_(coarse[:, :STORED_CELLS].to(self.running_mass.dtype), factor)
+            out, cdf = _activate_by_rank(x, p, self.bandwidth, shared=shared)
+            if factor is not None:
+                reduce = sum_over_processes if shared else _unchanged
+                values = x.detach().float()
+                coarse = reduce(count_coarse(values))
+                self._learn(coarse, reduce(pairs_of_ranks(_to_rows(values), cdf, coarse, p)), factor)
         return out
 
+    def _learn(self, coarse: Tensor, pairs: Tensor, factor: Tensor) -> None:
+        self.running_mass.lerp_(coarse[:, :STORED_CELLS].to(self.running_mass.dtype), factor)
+        learn_ties(self.running_ties, coarse, pairs, factor)
+
     def _activate_in_running(self, x: Tensor) -> Tensor:
-        return _activate_by_stored(x, self.running_mass.float(), self.negative_mass, self.bandwidth)
+        mass, ties = self.running_mass.float(), self.running_ties.float()
+        return _activate_by_stored(x, mass, ties, self.negative_mass, self.bandwidth)
 
 
 def _recomputing() -> bool:

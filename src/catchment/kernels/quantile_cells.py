@@ -21,6 +21,7 @@ MAGNITUDES = ((_LARGEST - _SMALLEST) << _LEADING_BITS) + 2  # with the one below
 ZERO = MAGNITUDES
 MISSING = 2 * MAGNITUDES + 1
 COARSE_CELLS = 2 * MAGNITUDES + 2  # negative by magnitude, zero, positive by magnitude, NaN
+STORED_CELLS = 2 * MAGNITUDES + 1  # without that of NaN
 _MASS_OF_A_CELL = 2.0**-11
 FINE_CELLS = COARSE_CELLS + 2 * 2**11
 
@@ -56,6 +57,38 @@ def tables(coarse: Tensor, fine: Tensor, negative_mass: float, bandwidth: Tensor
     owner = _owner(start)
     density = _density(fine, owner, start, bits, negative_mass, bandwidth)
     return _cdf(fine, owner, negative_mass), density
+
+
+def pairs_of_counts(coarse: Tensor, fine: Tensor, negative_mass: float) -> Tensor:
+    """How many other values share its fine cell, summed over each coarse cell: ``(C, COARSE_CELLS)``, int64."""
+    start = _starts(_fine_bits(coarse, negative_mass)).long()
+    pairs = fine.long() * (fine - 1)
+    up_to = torch.nn.functional.pad(pairs.cumsum(1), (1, 0))
+    return up_to.gather(1, torch.nn.functional.pad(start, (0, 1), value=FINE_CELLS)).diff()
+
+
+def pairs_of_ranks(rows: Tensor, cdf: Tensor, coarse: Tensor, negative_mass: float) -> Tensor:
+    """How many other values are equal, summed over each coarse cell: ``(C, COARSE_CELLS)``, int64.
+
+    A value's rank r counts those up to it and itself. Over c different values with b before them the ranks add up to
+    c b + c (c + 1) / 2, and each pair of equal ones adds 1: so 2 (r - b) - c - 1 is summed. Where the values are only
+    a part of the context the sums over all parts are the numbers.
+
+    Args:
+        rows: values ``(C, n)``, float32.
+        cdf: F of each, by exact rank in the whole context.
+        coarse: counts the whole context.
+        negative_mass: p.
+    """
+    p = negative_mass
+    key = coarse_key(rows)
+    num_negative, num_positive = _sides(coarse)
+    rank = torch.where(key < ZERO, (1 - cdf / p) * (num_negative + 1), (cdf - p) / (1 - p) * (num_positive + 1))
+    rank = rank.masked_fill(key == MISSING, 0.0).round().long()
+    up_to = coarse.cumsum(1) - torch.where(torch.arange(COARSE_CELLS, device=coarse.device) < ZERO, 0, num_negative)
+    key = key.long()
+    pairs = 2 * rank - (2 * up_to - coarse + 1).gather(1, key)  # b + c is up_to
+    return torch.zeros_like(up_to).scatter_add(1, key, pairs.masked_fill(key == MISSING, 0))
 
 
 def look_up(table: Tensor, key: Tensor, grad: Tensor | None = None) -> Tensor:

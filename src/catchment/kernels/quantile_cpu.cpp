@@ -1,4 +1,5 @@
-// The loops of quantile_table.py and quantile_exact.py, for float32 on a CPU. Each function says whose twin it is.
+// The loops of quantile_table.py, quantile_exact.py and quantile_running.py, for float32 on a CPU. Each function says
+// whose twin it is.
 //
 // Values are (samples, channels, positions); work is divided among threads by blocks of channels.
 
@@ -13,6 +14,7 @@ constexpr int SMALLEST = -24, LARGEST = 20;
 constexpr int BASE = (127 + SMALLEST) << LEADING_BITS;
 constexpr int MAGNITUDES = ((LARGEST - SMALLEST) << LEADING_BITS) + 2;
 constexpr int ZERO = MAGNITUDES, MISSING = 2 * MAGNITUDES + 1, COARSE = 2 * MAGNITUDES + 2;
+constexpr int STORED = 2 * MAGNITUDES + 1;
 constexpr int FINE = COARSE + 2 * 2048;
 constexpr float MASS_OF_A_CELL = 1.0f / 2048;
 constexpr int SIDE_NODES = 256, NODES = 2 * SIDE_NODES + 1;
@@ -235,6 +237,126 @@ void catchment_tables(const int32_t* coarse, const int32_t* fine, const float* b
             const int node = std::min(static_cast<int>(centre[j]), NODES - 2);
             f[j] = at_nodes[node] + (centre[j] - node) * (at_nodes[node + 1] - at_nodes[node]);
         }
+    });
+}
+
+// twin of pairs_of_counts: pairs (channels, COARSE)
+void catchment_pairs_of_counts(const int32_t* coarse, const int32_t* fine, float p, int64_t channels, int threads,
+                               int64_t* pairs) {
+    in_blocks(channels, 1, threads, [=](int64_t c, int64_t) {
+        const Cells cells(coarse + c * COARSE, p);
+        const int32_t* count = fine + c * FINE;
+        for (int k = 0; k < COARSE; ++k) {
+            const int end = k == MISSING ? FINE : cells.start[k + 1];
+            int64_t sum = 0;
+            for (int j = cells.start[k]; j < end; ++j) sum += static_cast<int64_t>(count[j]) * (count[j] - 1);
+            pairs[c * COARSE + k] = sum;
+        }
+    });
+}
+
+// twin of pairs_of_ranks, without the sum over processes: rows and cdf (channels, number), pairs (channels, COARSE),
+// zeroed
+void catchment_pairs_of_ranks(const float* rows, const float* cdf, const int32_t* coarse, float p, int64_t channels,
+                              int64_t number, int threads, int64_t* pairs) {
+    in_blocks(channels, 1, threads, [=](int64_t c, int64_t) {
+        const int32_t* count = coarse + c * COARSE;
+        int64_t* pair = pairs + c * COARSE;
+        int32_t below[COARSE];
+        int32_t negative = 0, positive = 0;
+        for (int k = 0; k < MISSING; ++k) {
+            int32_t& side = k < ZERO ? negative : positive;
+            below[k] = side;
+            side += count[k];
+        }
+        for (int64_t i = c * number; i < (c + 1) * number; ++i) {
+            const int k = coarse_of(bits_of(rows[i]));
+            if (k == MISSING) continue;
+            const float rank = k < ZERO ? (1 - cdf[i] / p) * static_cast<float>(negative + 1)
+                                        : (cdf[i] - p) / (1 - p) * static_cast<float>(positive + 1);
+            pair[k] += 2 * (std::lrint(rank) - below[k]) - count[k] - 1;
+        }
+    });
+}
+
+// twin of learn_ties: ties (2, channels, STORED), of which a share *factor is replaced
+void catchment_learn_ties(const int32_t* coarse, const int64_t* pairs, const float* factor, float least_share,
+                          float least, float equal_pairs, int64_t channels, int threads, float* ties) {
+    in_blocks(channels, 1, threads, [=](int64_t c, int64_t) {
+        const int32_t* count = coarse + c * COARSE;
+        float* tied = ties + c * STORED;
+        float* rank = ties + (channels + c) * STORED;
+        int64_t negative = 0, positive = 0, up_to = 0;
+        for (int k = 0; k < STORED; ++k) (k < ZERO ? negative : positive) += count[k];
+        const float enough = std::max(least, least_share * static_cast<float>(negative + positive));
+        for (int k = 0; k < STORED; ++k) {
+            if (k == ZERO) up_to = 0;
+            up_to += count[k];
+            const int m = k < ZERO ? k : k - ZERO - 1;
+            const float number = static_cast<float>(count[k]);
+            const bool is_tied = m > 0 && m < MAGNITUDES - 1 && number >= enough &&
+                                 static_cast<float>(pairs[c * COARSE + k]) >= equal_pairs * number * (number - 1);
+            if (!is_tied && tied[k] == 0) continue;
+            const float share = static_cast<float>(up_to) / static_cast<float>((k < ZERO ? negative : positive) + 1);
+            const float new_tied = is_tied ? number : 0;
+            tied[k] += *factor * (new_tied - tied[k]);
+            rank[k] += *factor * (new_tied * share - rank[k]);
+        }
+    });
+}
+
+// twin of stored_tables: mass (channels, STORED), ties (2, channels, STORED), both tables (channels, 2 * MAGNITUDES)
+void catchment_stored_tables(const float* mass, const float* ties, float p, float least_share, int64_t channels,
+                             int threads, float* at_inner, float* at_outer) {
+    in_blocks(channels, 1, threads, [=](int64_t c, int64_t) {
+        const float* count = mass + c * STORED;
+        double negative = 0, positive = 0;
+        for (int k = 0; k < STORED; ++k) (k < ZERO ? negative : positive) += count[k];
+        const float enough = least_share * static_cast<float>(negative + positive);
+        for (int side = 0; side < 2; ++side) {
+            const int first = side ? ZERO + 1 : 0;
+            const double number = (side ? positive : negative) + 1;
+            double up_to = side ? count[ZERO] : 0;
+            float highest = 0;
+            for (int m = 0; m < MAGNITUDES; ++m) {
+                const float tied = ties[c * STORED + first + m], rank = ties[(channels + c) * STORED + first + m];
+                float inner = static_cast<float>(up_to / number);
+                up_to += count[first + m];
+                float outer = static_cast<float>(up_to / number);
+                if (tied > 0 && tied >= enough) {
+                    const float share = tied / count[first + m], level = rank / tied;
+                    inner += share * (std::max(level, inner) - inner);
+                    outer += share * (std::max(level, outer) - outer);
+                }
+                inner = std::max(inner, highest);
+                highest = std::max(outer, highest);
+                const int64_t at = (2 * c + side) * MAGNITUDES + m;
+                at_inner[at] = side ? p + (1 - p) * inner : p * (1 - inner);
+                at_outer[at] = side ? p + (1 - p) * highest : p * (1 - highest);
+            }
+        }
+    });
+}
+
+// twin of read_stored: both tables (channels, 2 * MAGNITUDES)
+void catchment_read_stored(const float* x, const float* at_inner, const float* at_outer, int64_t samples,
+                           int64_t channels, int64_t positions, int last, int threads, float* out) {
+    each_value(samples, channels, positions, last, threads, [=](int64_t c) {
+        const float* __restrict inner = at_inner + 2 * c * MAGNITUDES;
+        const float* __restrict outer = at_outer + 2 * c * MAGNITUDES;
+        float* __restrict to = out;
+        return [=](int64_t i) {
+            const float magnitude = std::fabs(x[i]);
+            const int32_t bits = bits_of(magnitude);
+            int cell = (bits >> FRACTION_BITS) - BASE + 1;
+            cell = cell < 0 ? 0 : (cell > MAGNITUDES - 1 ? MAGNITUDES - 1 : cell);
+            float part = static_cast<float>(bits & ((1 << FRACTION_BITS) - 1)) * (1.0f / (1 << FRACTION_BITS));
+            part = cell == 0 ? magnitude * (1 << -SMALLEST) : part;
+            part = cell == MAGNITUDES - 1 ? 1 - (1 << LARGEST) / magnitude : part;
+            cell += x[i] < 0 ? 0 : MAGNITUDES;
+            const float value = inner[cell] + part * (outer[cell] - inner[cell]);
+            to[i] = magnitude != magnitude ? magnitude : value;
+        };
     });
 }
 

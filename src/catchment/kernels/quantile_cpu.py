@@ -1,6 +1,6 @@
-"""The loops of ``quantile_table`` and ``quantile_exact`` compiled for this machine's CPU, where it has a C++ compiler.
+"""The loops of ``quantile_table``, ``quantile_exact`` and ``quantile_running`` compiled for this machine's CPU.
 
-See ``native``. ``torch.compile`` takes each operator as a whole.
+They are there where it has a C++ compiler: see ``native``. ``torch.compile`` takes each operator as a whole.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from torch import Tensor
 from catchment.compile_marks import constant
 from catchment.kernels import native
 from catchment.kernels.native import threads
-from catchment.kernels.quantile_cells import COARSE_CELLS, FINE_CELLS
+from catchment.kernels.quantile_cells import COARSE_CELLS, FINE_CELLS, MAGNITUDES
 from catchment.kernels.quantile_density import kernel_between_nodes
 
 _SOURCE = "quantile_cpu.cpp"
@@ -111,6 +111,85 @@ def look_up(table: Tensor, key: Tensor, grad: Tensor | None = None) -> Tensor:
 @look_up.register_fake
 def _(table: Tensor, key: Tensor, grad: Tensor | None = None) -> Tensor:
     return torch.empty_like(_dense(key)[0], dtype=torch.float32)
+
+
+@torch.library.custom_op("catchment::quantile_pairs_of_counts", mutates_args=())
+def pairs_of_counts(coarse: Tensor, fine: Tensor, negative_mass: float) -> Tensor:
+    """Twin of ``quantile_cells.pairs_of_counts``."""
+    pairs = torch.empty(coarse.shape, dtype=torch.int64)
+    channels = coarse.shape[0]
+    inputs = (coarse.contiguous(), fine.contiguous(), negative_mass)
+    _call("catchment_pairs_of_counts", *inputs, channels, threads(channels >> 4), pairs)
+    return pairs
+
+
+@pairs_of_counts.register_fake
+def _(coarse: Tensor, fine: Tensor, negative_mass: float) -> Tensor:
+    return torch.empty_like(coarse, dtype=torch.int64, memory_format=torch.contiguous_format)
+
+
+@torch.library.custom_op("catchment::quantile_pairs_of_ranks", mutates_args=())
+def pairs_of_ranks(rows: Tensor, cdf: Tensor, coarse: Tensor, negative_mass: float) -> Tensor:
+    """Twin of ``quantile_cells.pairs_of_ranks``."""
+    pairs = torch.zeros(coarse.shape, dtype=torch.int64)
+    inputs = (rows.contiguous(), cdf.contiguous(), coarse.contiguous(), negative_mass)
+    _call("catchment_pairs_of_ranks", *inputs, *rows.shape, threads(rows.shape[0] >> 5), pairs)
+    return pairs
+
+
+@pairs_of_ranks.register_fake
+def _(rows: Tensor, cdf: Tensor, coarse: Tensor, negative_mass: float) -> Tensor:
+    return torch.empty_like(coarse, dtype=torch.int64, memory_format=torch.contiguous_format)
+
+
+@torch.library.custom_op("catchment::quantile_learn_ties", mutates_args=("ties",))
+def learn_ties(
+    ties: Tensor,
+    coarse: Tensor,
+    pairs: Tensor,
+    factor: Tensor,
+    least_share: float,
+    least: float,
+    equal_pairs: float,
+) -> None:
+    """Twin of ``quantile_running.learn_ties``; ``ties`` is contiguous, ``factor`` float32."""
+    channels = coarse.shape[0]
+    inputs = (coarse.contiguous(), pairs.contiguous(), factor, least_share, least, equal_pairs)
+    _call("catchment_learn_ties", *inputs, channels, threads(channels >> 5), ties)
+
+
+@learn_ties.register_fake
+def _(*args: object) -> None:
+    return None
+
+
+@torch.library.custom_op("catchment::quantile_stored_tables", mutates_args=())
+def stored_tables(mass: Tensor, ties: Tensor, negative_mass: float, least_share: float) -> Tensor:
+    """Twin of ``quantile_running.stored_tables``."""
+    channels = mass.shape[0]
+    tables = torch.empty(2, channels, 2 * MAGNITUDES)
+    inputs = (mass.contiguous(), ties.contiguous(), negative_mass, least_share)
+    _call("catchment_stored_tables", *inputs, channels, threads(channels >> 5), *tables)
+    return tables
+
+
+@stored_tables.register_fake
+def _(mass: Tensor, ties: Tensor, negative_mass: float, least_share: float) -> Tensor:
+    return mass.new_empty(2, mass.shape[0], 2 * MAGNITUDES)
+
+
+@torch.library.custom_op("catchment::quantile_read_stored", mutates_args=())
+def read_stored(at_inner: Tensor, at_outer: Tensor, x: Tensor) -> Tensor:
+    """Twin of ``quantile_running.read_stored``."""
+    x, last = _dense(x)
+    out = torch.empty_like(x)
+    _call("catchment_read_stored", x, at_inner.contiguous(), at_outer.contiguous(), *_sizes(x, last), out)
+    return out
+
+
+@read_stored.register_fake
+def _(at_inner: Tensor, at_outer: Tensor, x: Tensor) -> Tensor:
+    return torch.empty_like(_dense(x)[0])
 
 
 @torch.library.custom_op("catchment::quantile_rank", mutates_args=())

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from catchment.kernels import quantile_cpu
+from catchment.kernels import quantile_cells, quantile_cpu
 from catchment.kernels.quantile_density import node_density, place, read_density
 
 _ALL_PAIRS_LIMIT = 512  # values a channel; above, the density is read off nodes
@@ -36,6 +36,15 @@ def rank_rows(values: Tensor, context: Tensor, negative_mass: float) -> Tensor:
     positive = p + (1 - p) * ((up_to - num_negative) / (num_known - num_negative + 1).to(values.dtype))
     negative = p * (1 - (num_negative - below) / (num_negative + 1).to(values.dtype))
     return torch.where(values < 0, negative, positive).masked_fill(values.isnan(), torch.nan)
+
+
+def pairs_of_ranks(values: Tensor, cdf: Tensor, coarse: Tensor, negative_mass: float) -> Tensor:
+    """See ``quantile_cells``; ``cdf`` is what ``rank_rows`` gives."""
+    values = values.float()
+    if quantile_cpu.serves(cdf):
+        pairs: Tensor = quantile_cpu.pairs_of_ranks(values, cdf, coarse, negative_mass)
+        return pairs
+    return quantile_cells.pairs_of_ranks(values, cdf, coarse, negative_mass)
 
 
 def density_rows(values: Tensor, context: Tensor, negative_mass: float, bandwidth: Tensor) -> Tensor:

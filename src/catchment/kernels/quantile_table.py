@@ -26,12 +26,14 @@ class Table(NamedTuple):
         cdf: F of each fine cell ``(C, FINE_CELLS)``.
         density: f of each fine cell ``(C, FINE_CELLS)``.
         coarse: how many values of the context each coarse cell holds ``(C, COARSE_CELLS)``, int32.
+        fine: likewise each fine cell ``(C, FINE_CELLS)``, int32.
     """
 
     key: Tensor
     cdf: Tensor
     density: Tensor
     coarse: Tensor
+    fine: Tensor
 
 
 def build_table(x: Tensor, negative_mass: float, bandwidth: Tensor, reduce: Reduce) -> Table:
@@ -42,16 +44,26 @@ def build_table(x: Tensor, negative_mass: float, bandwidth: Tensor, reduce: Redu
     coarse = reduce(count_coarse(x))
     if quantile_cpu.serves(x):
         key, fine = quantile_cpu.refine(x, coarse, negative_mass)
-        cdf, density = quantile_cpu.tables(coarse, reduce(fine), bandwidth, negative_mass)
+        fine = reduce(fine)
+        cdf, density = quantile_cpu.tables(coarse, fine, bandwidth, negative_mass)
     else:
         key, fine = quantile_cells.refine(x, coarse, negative_mass)
-        cdf, density = quantile_cells.tables(coarse, reduce(fine), negative_mass, bandwidth)
-    return Table(key, cdf, density, coarse)
+        fine = reduce(fine)
+        cdf, density = quantile_cells.tables(coarse, fine, negative_mass, bandwidth)
+    return Table(key, cdf, density, coarse, fine)
 
 
 def count_coarse(x: Tensor) -> Tensor:
     """How many values of ``x`` ``(N, C, d...)``, float32, each coarse cell holds: ``(C, COARSE_CELLS)``, int32."""
     return quantile_cpu.count_coarse(x) if quantile_cpu.serves(x) else quantile_cells.count_coarse(x)
+
+
+def pairs_of_table(table: Table, negative_mass: float) -> Tensor:
+    """How many other values share its fine cell, summed over each coarse cell: ``(C, COARSE_CELLS)``, int64."""
+    if quantile_cpu.serves(table.cdf):
+        pairs: Tensor = quantile_cpu.pairs_of_counts(table.coarse, table.fine, negative_mass)
+        return pairs
+    return quantile_cells.pairs_of_counts(table.coarse, table.fine, negative_mass)
 
 
 def look_up(table: Tensor, key: Tensor, grad: Tensor | None = None) -> Tensor:
