@@ -13,7 +13,6 @@ the array where it was read. --large adds 1,000,000 x 1,000 (4 GB on disk, 9 GB 
 """
 
 import argparse
-import csv
 import json
 import random
 import statistics
@@ -63,10 +62,9 @@ def main() -> None:
         times = f"{row['seconds']:8.4f} s, {row['cpu_seconds']:8.4f} s of CPU {row['times_ours']:6.1f}x"
         print(f"{row['shape']:>14} {row['function']:30} {times} {row['extra_mb']:7.0f} MB {row['issues']:>8} issues")
     if options.csv:
-        with options.csv.open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
+        from catchment.files import csv_text, write_text  # here, so that measured processes do not load it
+
+        write_text(options.csv, csv_text(rows))
 
 
 def write_probabilities(folder: Path, samples: int, classes: int) -> None:

@@ -15,7 +15,6 @@ their files (--data-dir, or CATCHMENT_DATA).
 """
 
 import argparse
-import csv
 import statistics
 import time
 from dataclasses import replace
@@ -37,6 +36,7 @@ from catchment.audit.runner import count_wrong
 from catchment.data import Dataset, load_data
 from catchment.experiments.noise import apply_noise
 from catchment.experiments.run import RunConfig, create_model
+from catchment.files import csv_text, write_text
 from catchment.training.config import TrainingConfig
 from catchment.training.loop import train as train_model
 
@@ -72,7 +72,7 @@ def main() -> None:
             rows += [{"set": name, "seed": seed, **row} for row in found]
             print(f"{name}, seed {seed}: done", flush=True)
             if options.csv:
-                write(options.csv, rows)
+                write_text(options.csv, csv_text(rows))
         print_table(name, [row for row in rows if row["set"] == name])
 
 
@@ -187,14 +187,6 @@ def print_table(name: str, rows: list[Row]) -> None:
             sd = statistics.stdev(values) if len(values) > 1 else 0.0
             cells.append(f"{statistics.mean(values):8.3f} ± {sd:.3f}" if values else "")
         print(f"{how:24} {score:38} " + " ".join(f"{cell:>16}" for cell in cells))
-
-
-def write(path: Path, rows: list[Row]) -> None:
-    keys = list(dict.fromkeys(key for row in rows for key in row))
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, keys)
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 if __name__ == "__main__":

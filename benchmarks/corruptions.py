@@ -7,7 +7,6 @@ seconds tell of a machine that others use too what it takes when it is idle: so 
 """
 
 import argparse
-import csv
 import statistics
 import time
 from pathlib import Path
@@ -20,6 +19,7 @@ from sklearn.datasets import load_sample_images
 
 from catchment.disturb import BENCHMARK_CORRUPTIONS, CORRUPTIONS, corrupt
 from catchment.disturb.corruptions import SEVERITIES
+from catchment.files import csv_text, write_text
 
 
 def cuts(count: int, side: int) -> NDArray[np.uint8]:
@@ -78,10 +78,7 @@ def main() -> None:
     clock, work = (sum(row[key] for row in rows if row["in_benchmark"]) for key in ("seconds", "cpu_seconds"))
     print(f"{'the 15':<20} {clock:8.2f} s {work:8.2f} s of CPU")
     if arguments.csv:
-        with arguments.csv.open("w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        write_text(arguments.csv, csv_text(rows))
 
 
 if __name__ == "__main__":

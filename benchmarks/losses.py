@@ -13,7 +13,6 @@ papers' code writes them, on autograd.
 """
 
 import argparse
-import csv
 import random
 import statistics
 import time
@@ -28,6 +27,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from catchment import create_objective, list_objectives
+from catchment.files import csv_text, write_text
 
 CPU_SIZES = ((128, 10), (1024, 1000), (256, 50000))
 CUDA_SIZES = ((1024, 1000), (8192, 32000))
@@ -328,19 +328,13 @@ def main() -> None:
     if arguments.csv:
         for device, rows in found.items():
             if rows:
-                write_csv(arguments.csv.with_name(arguments.csv.name.replace("cpu", device)), rows)
+                path = arguments.csv.with_name(arguments.csv.name.replace("cpu", device))
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_text(path, csv_text(rows))
     if arguments.page:
         write_table(arguments.page, found["cpu"])
     if arguments.plot:
         plot(arguments.plot, found["cpu"])
-
-
-def write_csv(path: Path, rows: list[dict[str, str]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 if __name__ == "__main__":

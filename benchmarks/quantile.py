@@ -10,7 +10,6 @@ function without its compiled loops. Times are of the processor, so that other w
 """
 
 import argparse
-import csv
 import random
 import statistics
 import time
@@ -20,6 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from catchment.files import csv_text, write_text
 from catchment.kernels import quantile_cpu
 from catchment.quantile import QuantileActivation, quantile_activation
 
@@ -109,10 +109,7 @@ def main() -> None:
                 f"{row['ratio']:>7.2f} x {row['compared_with']}{goal}"
             )
     if arguments.csv:
-        with arguments.csv.open("w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        write_text(arguments.csv, csv_text(rows))
 
 
 if __name__ == "__main__":

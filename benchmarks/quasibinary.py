@@ -9,7 +9,6 @@ the same multi-hot targets. On a CPU it is CPU time of one thread, so that other
 """
 
 import argparse
-import csv
 import random
 import statistics
 import time
@@ -20,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from catchment.files import csv_text, write_text
 from catchment.quasibinary import QuasibinaryLoss
 
 SHAPES = ((64, 80), (64, 10_000))
@@ -113,10 +113,7 @@ def main() -> None:
                 shape = f"({samples}, {num_classes})"
                 print(f"{kind:<5} {shape:>12}  {row['loss']:<20} {row['median_us']:>10.1f} µs  {row['ratio']:.2f}")
     if arguments.csv:
-        with arguments.csv.open("w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        write_text(arguments.csv, csv_text(rows))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ totals the sums of f_L.
 """
 
 import argparse
-import csv
 import functools
 import random
 import resource
@@ -30,6 +29,7 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
+from catchment.files import csv_text, write_text
 from catchment.sinkhorn import sinkhorn_labels
 
 PEER_PROBLEMS = ((20_000, 10, 4.0), (20_000, 10, 12.0), (50_000, 100, 4.0), (50_000, 100, 12.0))
@@ -209,10 +209,7 @@ def main() -> None:
                 rows = large(n, num_classes, arguments.sharpness, arguments.threads)
             else:
                 rows = peers(arguments.threads) if part == "peers" else convergence()
-            with (arguments.out / f"sinkhorn-{part}.csv").open("w", newline="") as file:
-                writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
-                writer.writeheader()
-                writer.writerows(rows)
+            write_text(arguments.out / f"sinkhorn-{part}.csv", csv_text(rows))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ torchvision's transforms in a DataLoader, the L1 penalty through autograd, and a
 from __future__ import annotations
 
 import argparse
-import csv
 import logging
 import statistics
 import tempfile
@@ -29,6 +28,7 @@ from torch.utils.data import Dataset as TorchDataset
 import catchment as ct
 from catchment.data import Dataset, InputFormat
 from catchment.experiments.environment import hardware, versions
+from catchment.files import csv_text, write_text
 from catchment.nets import create_net, input_statistics
 from catchment.training import TrainingConfig, train
 
@@ -161,10 +161,7 @@ def main() -> None:
         for row in rows[-1 - len(options.variants.split(",")) :]:
             print(f"{row['net']:10} {row['loop']:20} {row['images_per_second']:8} images/s {row['ratio']:6.2f} x")
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    with options.out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_text(options.out, csv_text(rows))
 
 
 if __name__ == "__main__":

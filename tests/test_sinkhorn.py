@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from catchment import sinkhorn
+from catchment.dsink import dsink_labels
 from catchment.sinkhorn import SinkhornLabels, sinkhorn_labels
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "dsink_pot.npz")
@@ -52,6 +53,12 @@ def _never_stored(monkeypatch):
     monkeypatch.setitem(sinkhorn.BLOCK_ELEMENTS, "cpu", 256)
 
 
+@pytest.fixture(params=["stored", "in blocks"])
+def _both_ways(request):
+    if request.param == "in blocks":
+        request.getfixturevalue("_never_stored")
+
+
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-6), (torch.float64, 1e-10)])
 @pytest.mark.parametrize("num_classes", [2, 10, 100])
 def test_rows_and_columns_have_their_sums(dtype, bound, num_classes):  # T1, T2
@@ -65,12 +72,24 @@ def test_rows_and_columns_have_their_sums(dtype, bound, num_classes):  # T1, T2
     assert result.converged
 
 
+@pytest.mark.usefixtures("_both_ways")
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_agrees_with_the_golden_answers_of_pot(name):
     scores, totals, expected = golden(name)
     result = sinkhorn_labels(scores, totals, tol=1e-12)
     assert result.converged
     assert float((result.labels - expected).abs().max()) < 1e-9
+
+
+@pytest.mark.parametrize("name", PROBLEMS[:3])
+def test_from_the_logits_of_three_models_to_the_golden_answers(name):
+    noise, f, imbalance, q = (
+        torch.from_numpy(GOLDEN[f"{name}/{key}"])
+        for key in ("logits_noise_robust", "logits_target", "logits_imbalance_robust", "Q")
+    )
+    result = dsink_labels(noise, f, imbalance, tol=1e-12)
+    assert result.converged
+    assert float((result.labels - q).abs().max()) < 1e-9
 
 
 @pytest.mark.parametrize("method", ["sinkhorn", "sinkhorn_log", "sinkhorn_stabilized"])
@@ -478,6 +497,7 @@ def test_fewer_samples_than_classes():
     assert marginal_error(result.labels, totals) < 1e-10
 
 
+@pytest.mark.usefixtures("_both_ways")
 def test_totals_far_apart():
     scores, _ = problem(27, 64, 6, 12.0)
     totals = torch.tensor([50.0, 14 - 1e-3, 1e-3, 1e-30, 1e-100, 1e-300], dtype=torch.float64)
@@ -488,6 +508,7 @@ def test_totals_far_apart():
     assert float(result.labels.sum(0)[3:].max()) < 1e-8
 
 
+@pytest.mark.usefixtures("_both_ways")
 def test_a_column_that_underflows_is_found_again():
     scores = torch.zeros(4, 2, dtype=torch.float64)
     scores[:, 1] = torch.tensor([-3000.0, -3001.0, -3002.0, -3003.0])
@@ -497,12 +518,6 @@ def test_a_column_that_underflows_is_found_again():
         scores + torch.tensor([0.0, 3000.0], dtype=torch.float64), torch.tensor([2.0, 2.0]), tol=1e-12
     )
     assert float((result.labels - shifted.labels).abs().max()) < 1e-9
-
-
-@pytest.mark.usefixtures("_never_stored")
-def test_a_column_that_underflows_is_found_again_in_blocks():
-    test_a_column_that_underflows_is_found_again()
-    test_totals_far_apart()
 
 
 def test_no_samples():
@@ -599,9 +614,3 @@ def test_new_samples_must_fit_the_potential():
     with pytest.raises(ValueError, match="a sample's scores are -inf"):
         result.assign(torch.full((1, 2), -math.inf))
     assert result.assign(torch.zeros(0, 2)).shape == (0, 2)
-
-
-@pytest.mark.usefixtures("_never_stored")
-@pytest.mark.parametrize("name", PROBLEMS[:3])
-def test_agrees_with_the_golden_answers_in_blocks(name):
-    test_agrees_with_the_golden_answers_of_pot(name)

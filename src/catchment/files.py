@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import fcntl
+import io
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -40,6 +42,16 @@ def write_bytes(path: Path, data: bytes) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
     write_bytes(path, text.encode())
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as CSV under a header of all their keys, in the order in which these first occur; empty for no rows."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+    if rows:
+        writer.writeheader()
+        writer.writerows(rows)
+    return text.getvalue()
 
 
 def write_json(path: Path, value: Any) -> None:

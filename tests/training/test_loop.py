@@ -286,10 +286,10 @@ def test_resuming_under_another_number_of_threads_warns(tmp_path):
     model, _ = make_model("drainage")
     train(model, make_dataset(), TrainingConfig(**{**CONFIG.to_dict(), "epochs": 2}), folder=tmp_path)
     resumed, _ = make_model("drainage")
+    config = TrainingConfig(**{**CONFIG.to_dict(), "threads": 2})
     with pytest.warns(UserWarning, match="started with 1 threads and goes on with 2"):
-        train(
-            resumed, make_dataset(), TrainingConfig(**{**CONFIG.to_dict(), "threads": 2}), folder=tmp_path, resume=True
-        )
+        result = train(resumed, make_dataset(), config, folder=tmp_path, resume=True)
+    assert (result.threads, len(result.history)) == (2, CONFIG.epochs)
 
 
 def test_small_steps_get_one_thread_and_large_ones_torchs_own():

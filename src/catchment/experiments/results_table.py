@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import statistics
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
@@ -15,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from catchment.experiments.suite import BenchRun, Metric, Published, Selection, Suite, plan
+from catchment.files import csv_text
 from catchment.training.config import TrainingConfig
 from catchment.training.loop import DIVERGED
 
@@ -463,10 +462,4 @@ def to_records(table: ResultsTable) -> list[dict[str, Any]]:
 
 def to_csv(table: ResultsTable) -> str:
     """The records as CSV."""
-    records = to_records(table)
-    text = io.StringIO()
-    if records:
-        writer = csv.DictWriter(text, fieldnames=list(records[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(records)
-    return text.getvalue()
+    return csv_text(to_records(table))

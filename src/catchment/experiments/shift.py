@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import copy
-import csv
-import io
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +19,7 @@ from catchment.baselines.shift import adapt_batch_norm, tent
 from catchment.data import Dataset, ImageFiles
 from catchment.disturb.corruptions import SEVERITIES, corrupt, size_of
 from catchment.experiments.corruption import parse_corruptions
+from catchment.files import csv_text
 from catchment.nearest import did_you_mean
 from catchment.objective import Model
 from catchment.quantile import QuantileActivation, QuantileClassifier, adapt_context, set_context
@@ -333,8 +332,4 @@ def summarise(rows: Sequence[ShiftRow]) -> dict[str, float]:
 
 def to_csv(rows: Sequence[ShiftRow]) -> str:
     """All rows, as ``shift.csv`` holds them."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=[field.name for field in fields(ShiftRow)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)
-    return text.getvalue()
+    return csv_text([asdict(row) for row in rows])
