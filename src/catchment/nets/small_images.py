@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from catchment.nets.activations import Activation, relu
+from catchment.nets.layers import Layers
 
 Backbone = tuple[nn.Module, int]
 
@@ -26,7 +27,7 @@ def small_cnn(shape: tuple[int, ...], activation: Activation = relu) -> Backbone
         channels = out_channels
     layers += [nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * channels, 128, bias=False)]
     layers += [nn.BatchNorm1d(128), activation(128)]
-    return nn.Sequential(*layers), 128
+    return Layers(*layers), 128
 
 
 def cnn4(shape: tuple[int, ...], activation: Activation = relu) -> Backbone:
@@ -50,7 +51,7 @@ def cnn4(shape: tuple[int, ...], activation: Activation = relu) -> Backbone:
         nn.BatchNorm1d(128),
         activation(128),
     ]
-    return _uniform(nn.Sequential(*layers)), 128
+    return _uniform(Layers(*layers)), 128
 
 
 def cnn8(shape: tuple[int, ...], activation: Activation = relu) -> Backbone:
@@ -69,7 +70,7 @@ def cnn8(shape: tuple[int, ...], activation: Activation = relu) -> Backbone:
         layers += [nn.MaxPool2d(2)]
     features = channels * (height // 8) * (width // 8)
     layers += [nn.Flatten(), nn.Linear(features, 256), nn.BatchNorm1d(256), activation(256)]
-    return _uniform(nn.Sequential(*layers)), 256
+    return _uniform(Layers(*layers)), 256
 
 
 def lenet(shape: tuple[int, ...], activation: Activation = relu) -> Backbone:
@@ -92,7 +93,7 @@ def lenet(shape: tuple[int, ...], activation: Activation = relu) -> Backbone:
         nn.Linear(512, 128),
         activation(128),
     ]
-    return nn.Sequential(*layers), 128
+    return Layers(*layers), 128
 
 
 def vgg16(shape: tuple[int, ...], activation: Activation = relu) -> Backbone:
@@ -105,7 +106,7 @@ def vgg16(shape: tuple[int, ...], activation: Activation = relu) -> Backbone:
             channels = out_channels
         layers += [nn.MaxPool2d(2, ceil_mode=True)]
     layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
-    return _he_normal(nn.Sequential(*layers)), channels
+    return _he_normal(Layers(*layers)), channels
 
 
 def resnet18(shape: tuple[int, ...], activation: Activation = relu) -> Backbone:
@@ -136,7 +137,7 @@ def densenet40(shape: tuple[int, ...], activation: Activation = relu) -> Backbon
             layers += [nn.BatchNorm2d(channels), activation(channels), nn.Conv2d(channels, channels, 1, bias=False)]
             layers += [nn.AvgPool2d(2)]
     layers += [nn.BatchNorm2d(channels), activation(channels), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
-    return _he_normal(nn.Sequential(*layers)), channels
+    return _he_normal(Layers(*layers)), channels
 
 
 class _BasicBlock(nn.Module):
@@ -144,7 +145,7 @@ class _BasicBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, activation: Activation) -> None:
         super().__init__()
-        self.body = nn.Sequential(
+        self.body = Layers(
             _conv(in_channels, out_channels, stride),
             nn.BatchNorm2d(out_channels),
             activation(out_channels),
@@ -164,8 +165,8 @@ class _PreactBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, activation: Activation) -> None:
         super().__init__()
-        self.before = nn.Sequential(nn.BatchNorm2d(in_channels), activation(in_channels))
-        self.body = nn.Sequential(
+        self.before = Layers(nn.BatchNorm2d(in_channels), activation(in_channels))
+        self.body = Layers(
             _conv(in_channels, out_channels, stride),
             nn.BatchNorm2d(out_channels),
             activation(out_channels),
@@ -186,7 +187,7 @@ class _DenseLayer(nn.Module):
 
     def __init__(self, channels: int, growth: int, activation: Activation) -> None:
         super().__init__()
-        self.body = nn.Sequential(nn.BatchNorm2d(channels), activation(channels), _conv(channels, growth))
+        self.body = Layers(nn.BatchNorm2d(channels), activation(channels), _conv(channels, growth))
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([x, self.body(x)], dim=1)
@@ -209,7 +210,7 @@ def _resnet(shape: tuple[int, ...], blocks: Sequence[int], block: Block, activat
             channels = out_channels
     if not plain:
         layers += [nn.BatchNorm2d(channels), activation(channels)]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return Layers(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 
 def _conv(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
@@ -219,7 +220,7 @@ def _conv(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
 def _shortcut(in_channels: int, out_channels: int, stride: int, *after: nn.Module) -> nn.Module:
     if stride == 1 and in_channels == out_channels:
         return nn.Identity()
-    return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False), *after)
+    return Layers(nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False), *after)
 
 
 def _uniform(backbone: nn.Module) -> nn.Module:
