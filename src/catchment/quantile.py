@@ -33,7 +33,8 @@ from catchment.kernels.quantile_convert import replace_relus
 from catchment.kernels.quantile_exact import density_rows, pairs_of_ranks, rank_rows
 from catchment.kernels.quantile_norm import ContextNorm
 from catchment.kernels.quantile_running import (
-    learn_ties,
+    learn,
+    learn_rows,
     running_cdf,
     running_density,
     running_deviation,
@@ -379,23 +380,21 @@ class QuantileActivation(nn.Module):
         number = x.numel() // x.shape[1]
         if shared:
             number = int(sum_over_processes(torch.tensor(number, device=x.device)))
-        p = self.negative_mass
+        p, statistics = self.negative_mass, (self.running_mass, self.running_ties)
         if number > _EXACT_LIMIT:
             out, table = _activate_by_table(x, p, self.bandwidth, shared=shared)
             if factor is not None:
-                self._learn(table.coarse, pairs_of_table(table, p), factor)
+                learn(*statistics, table.coarse, pairs_of_table(table, p), factor)
         else:
             out, cdf = _activate_by_rank(x, p, self.bandwidth, shared=shared)
             if factor is not None:
-                reduce = sum_over_processes if shared else _unchanged
-                values = x.detach().float()
-                coarse = reduce(count_coarse(values))
-                self._learn(coarse, reduce(pairs_of_ranks(_to_rows(values), cdf, coarse, p)), factor)
+                rows = _to_rows(x.detach().float())
+                if shared:
+                    coarse = sum_over_processes(count_coarse(rows.T))
+                    learn(*statistics, coarse, sum_over_processes(pairs_of_ranks(rows, cdf, coarse, p)), factor)
+                else:
+                    learn_rows(*statistics, rows, cdf, p, factor)
         return out
-
-    def _learn(self, coarse: Tensor, pairs: Tensor, factor: Tensor) -> None:
-        self.running_mass.lerp_(coarse[:, :STORED_CELLS].to(self.running_mass.dtype), factor)
-        learn_ties(self.running_ties, coarse, pairs, factor)
 
     def _activate_in_running(self, x: Tensor) -> Tensor:
         mass, ties = self.running_mass.float(), self.running_ties.float()

@@ -137,6 +137,61 @@ struct Sides {
     }
 };
 
+// How many others are equal to each of the values of a channel, summed by coarse cell: added to pairs, from their ranks.
+void add_pairs(const float* values, const float* cdf, int64_t number, const int32_t* count, float p, int64_t* pairs) {
+    int32_t below[COARSE];
+    int32_t negative = 0, positive = 0;
+    for (int k = 0; k < MISSING; ++k) {
+        int32_t& side = k < ZERO ? negative : positive;
+        below[k] = side;
+        side += count[k];
+    }
+    for (int64_t i = 0; i < number; ++i) {
+        const int k = coarse_of(bits_of(values[i]));
+        if (k == MISSING) continue;
+        const float rank = k < ZERO ? (1 - cdf[i] / p) * static_cast<float>(negative + 1)
+                                    : (cdf[i] - p) / (1 - p) * static_cast<float>(positive + 1);
+        pairs[k] += 2 * (std::lrint(rank) - below[k]) - count[k] - 1;
+    }
+}
+
+struct Ties {
+    float least_share, least, equal_pairs;
+};
+
+// Lets the counts of a channel have the share `factor` of its running statistics. Most channels hold no cell that can
+// be tied and none that was: pairs_of_channel() is asked for only where one can be.
+template <class Pairs>
+void learn_channel(const int32_t* count, Pairs pairs_of_channel, float factor, Ties limits, float* __restrict mass,
+                   float* __restrict tied, float* __restrict rank) {
+    for (int k = 0; k < STORED; ++k) mass[k] += factor * (static_cast<float>(count[k]) - mass[k]);
+    int64_t number[2] = {};
+    for (int k = 0; k < ZERO; ++k) number[0] += count[k];
+    for (int k = ZERO; k < STORED; ++k) number[1] += count[k];
+    const float enough =
+        std::max(limits.least, limits.least_share * static_cast<float>(number[0] + number[1]));
+    int32_t most = 0, were_tied = 0;
+    for (int k = 0; k < STORED; ++k) most = std::max(most, count[k]);
+    for (int k = 0; k < STORED; ++k) were_tied |= tied[k] != 0;
+    const bool can_be = static_cast<float>(most) >= enough;
+    if (!can_be && !were_tied) return;
+    const int64_t* pairs = can_be ? pairs_of_channel() : nullptr;
+    int64_t up_to = 0;
+    for (int k = 0; k < STORED; ++k) {
+        if (k == ZERO) up_to = 0;
+        up_to += count[k];
+        const int m = k < ZERO ? k : k - ZERO - 1;
+        const float here = static_cast<float>(count[k]);
+        const bool is_tied = m > 0 && m < MAGNITUDES - 1 && here >= enough &&
+                             static_cast<float>(pairs[k]) >= limits.equal_pairs * here * (here - 1);
+        if (!is_tied && tied[k] == 0) continue;
+        const float share = static_cast<float>(up_to) / static_cast<float>(number[k >= ZERO] + 1);
+        const float new_tied = is_tied ? here : 0;
+        tied[k] += factor * (new_tied - tied[k]);
+        rank[k] += factor * (new_tied * share - rank[k]);
+    }
+}
+
 }  // namespace
 
 extern "C" {
@@ -260,47 +315,42 @@ void catchment_pairs_of_counts(const int32_t* coarse, const int32_t* fine, float
 void catchment_pairs_of_ranks(const float* rows, const float* cdf, const int32_t* coarse, float p, int64_t channels,
                               int64_t number, int threads, int64_t* pairs) {
     in_blocks(channels, 1, threads, [=](int64_t c, int64_t) {
-        const int32_t* count = coarse + c * COARSE;
-        int64_t* pair = pairs + c * COARSE;
-        int32_t below[COARSE];
-        int32_t negative = 0, positive = 0;
-        for (int k = 0; k < MISSING; ++k) {
-            int32_t& side = k < ZERO ? negative : positive;
-            below[k] = side;
-            side += count[k];
-        }
-        for (int64_t i = c * number; i < (c + 1) * number; ++i) {
-            const int k = coarse_of(bits_of(rows[i]));
-            if (k == MISSING) continue;
-            const float rank = k < ZERO ? (1 - cdf[i] / p) * static_cast<float>(negative + 1)
-                                        : (cdf[i] - p) / (1 - p) * static_cast<float>(positive + 1);
-            pair[k] += 2 * (std::lrint(rank) - below[k]) - count[k] - 1;
-        }
+        add_pairs(rows + c * number, cdf + c * number, number, coarse + c * COARSE, p, pairs + c * COARSE);
     });
 }
 
-// twin of learn_ties: ties (2, channels, STORED), of which a share *factor is replaced
-void catchment_learn_ties(const int32_t* coarse, const int64_t* pairs, const float* factor, float least_share,
-                          float least, float equal_pairs, int64_t channels, int threads, float* ties) {
+// twin of learn: mass (channels, STORED) and ties (2, channels, STORED), of which a share *factor is replaced
+void catchment_learn(const int32_t* coarse, const int64_t* pairs, const float* factor, float least_share, float least,
+                     float equal_pairs, int64_t channels, int threads, float* mass, float* ties) {
     in_blocks(channels, 1, threads, [=](int64_t c, int64_t) {
-        const int32_t* count = coarse + c * COARSE;
+        const Ties limits{least_share, least, equal_pairs};
         float* tied = ties + c * STORED;
-        float* rank = ties + (channels + c) * STORED;
-        int64_t negative = 0, positive = 0, up_to = 0;
-        for (int k = 0; k < STORED; ++k) (k < ZERO ? negative : positive) += count[k];
-        const float enough = std::max(least, least_share * static_cast<float>(negative + positive));
-        for (int k = 0; k < STORED; ++k) {
-            if (k == ZERO) up_to = 0;
-            up_to += count[k];
-            const int m = k < ZERO ? k : k - ZERO - 1;
-            const float number = static_cast<float>(count[k]);
-            const bool is_tied = m > 0 && m < MAGNITUDES - 1 && number >= enough &&
-                                 static_cast<float>(pairs[c * COARSE + k]) >= equal_pairs * number * (number - 1);
-            if (!is_tied && tied[k] == 0) continue;
-            const float share = static_cast<float>(up_to) / static_cast<float>((k < ZERO ? negative : positive) + 1);
-            const float new_tied = is_tied ? number : 0;
-            tied[k] += *factor * (new_tied - tied[k]);
-            rank[k] += *factor * (new_tied * share - rank[k]);
+        learn_channel(coarse + c * COARSE, [=] { return pairs + c * COARSE; }, *factor, limits, mass + c * STORED, tied,
+                      tied + channels * STORED);
+    });
+}
+
+// twin of learn_rows: values and cdf (channels, number), in which row c, column i stands at c * row + i * column
+void catchment_learn_rows(const float* values, const float* cdf, const float* factor, float p, float least_share,
+                          float least, float equal_pairs, int64_t channels, int64_t number, int64_t row,
+                          int64_t column, int64_t cdf_row, int64_t cdf_column, int threads, float* mass, float* ties) {
+    in_blocks(channels, 16, threads, [=](int64_t from, int64_t to) {
+        const Ties limits{least_share, least, equal_pairs};
+        Rows points(from, to, number), ranks(from, to, number);
+        points.read(values, row, column);
+        ranks.read(cdf, cdf_row, cdf_column);
+        std::vector<int64_t> pairs(COARSE);
+        for (int64_t c = from; c < to; ++c) {
+            int32_t count[COARSE] = {};
+            for (int64_t i = 0; i < number; ++i) ++count[coarse_of(bits_of(points[c][i]))];
+            auto pairs_of_channel = [&] {
+                std::fill(pairs.begin(), pairs.end(), 0);
+                add_pairs(points[c], ranks[c], number, count, p, pairs.data());
+                return pairs.data();
+            };
+            float* tied = ties + c * STORED;
+            learn_channel(count, pairs_of_channel, *factor, limits, mass + c * STORED, tied,
+                          tied + channels * STORED);
         }
     });
 }

@@ -142,8 +142,9 @@ def _(rows: Tensor, cdf: Tensor, coarse: Tensor, negative_mass: float) -> Tensor
     return torch.empty_like(coarse, dtype=torch.int64, memory_format=torch.contiguous_format)
 
 
-@torch.library.custom_op("catchment::quantile_learn_ties", mutates_args=("ties",))
-def learn_ties(
+@torch.library.custom_op("catchment::quantile_learn", mutates_args=("mass", "ties"))
+def learn(
+    mass: Tensor,
     ties: Tensor,
     coarse: Tensor,
     pairs: Tensor,
@@ -152,13 +153,36 @@ def learn_ties(
     least: float,
     equal_pairs: float,
 ) -> None:
-    """Twin of ``quantile_running.learn_ties``; ``ties`` is contiguous, ``factor`` float32."""
+    """Twin of ``quantile_running.learn``; ``mass`` and ``ties`` are contiguous, ``factor`` float32."""
     channels = coarse.shape[0]
     inputs = (coarse.contiguous(), pairs.contiguous(), factor, least_share, least, equal_pairs)
-    _call("catchment_learn_ties", *inputs, channels, threads(channels >> 5), ties)
+    _call("catchment_learn", *inputs, channels, threads(channels >> 6), mass, ties)
 
 
-@learn_ties.register_fake
+@learn.register_fake
+def _(*args: object) -> None:
+    return None
+
+
+@torch.library.custom_op("catchment::quantile_learn_rows", mutates_args=("mass", "ties"))
+def learn_rows(
+    mass: Tensor,
+    ties: Tensor,
+    rows: Tensor,
+    cdf: Tensor,
+    factor: Tensor,
+    negative_mass: float,
+    least_share: float,
+    least: float,
+    equal_pairs: float,
+) -> None:
+    """Twin of ``quantile_running.learn_rows``; ``mass`` and ``ties`` are contiguous, ``factor`` float32."""
+    inputs = (rows, cdf, factor, negative_mass, least_share, least, equal_pairs)
+    sizes = (*rows.shape, *rows.stride(), *cdf.stride(), threads(rows.shape[0] >> 6))
+    _call("catchment_learn_rows", *inputs, *sizes, mass, ties)
+
+
+@learn_rows.register_fake
 def _(*args: object) -> None:
     return None
 

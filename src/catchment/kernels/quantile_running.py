@@ -26,10 +26,13 @@ from catchment.kernels.quantile_cells import (
     position_of,
 )
 from catchment.kernels.quantile_density import node_density, place, read_density
+from catchment.kernels.quantile_exact import pairs_of_ranks
+from catchment.kernels.quantile_table import count_coarse
 
 _EDGES = MAGNITUDES + 1  # of the cells on one side
 _LEAST_TIES, _LEAST_SHARE_OF_TIES = 8.0, 1 / 64  # values in a cell, and their share of the context
 _EQUAL_PAIRS = 1 / 4  # of the pairs in a cell; that many if one half of the values are equal and the others differ
+_TIES = (_LEAST_SHARE_OF_TIES, _LEAST_TIES, _EQUAL_PAIRS)
 _TINY = torch.finfo(torch.float32).tiny
 
 
@@ -59,13 +62,34 @@ def ties_of_batch(coarse: Tensor, pairs: Tensor) -> Tensor:
     return torch.stack([count, count * torch.cat([negative[:, 1:], positive[:, :1], positive[:, 1:]], 1)])
 
 
-def learn_ties(ties: Tensor, coarse: Tensor, pairs: Tensor, factor: Tensor) -> None:
-    """Let ``ties_of_batch`` have the share ``factor`` of the mean ``ties``, in place."""
-    if quantile_cpu.serves(ties) and ties.is_contiguous():
-        limits = (_LEAST_SHARE_OF_TIES, _LEAST_TIES, _EQUAL_PAIRS)
-        quantile_cpu.learn_ties(ties, coarse, pairs, factor.float(), *limits)
+def learn(mass: Tensor, ties: Tensor, coarse: Tensor, pairs: Tensor, factor: Tensor) -> None:
+    """Let a batch have the share ``factor`` of the running ``mass`` and ``ties``, in place.
+
+    Args:
+        mass: ``(C, STORED_CELLS)``, float32 like ``ties``.
+        ties: the mean of ``ties_of_batch``, ``(2, C, STORED_CELLS)``.
+        coarse: how many values of the batch each coarse cell holds ``(C, COARSE_CELLS)``, int32.
+        pairs: how many others are equal, summed over these, ``(C, COARSE_CELLS)``, int64.
+        factor: between 0 and 1.
+    """
+    if _are_for_loops(mass, ties):
+        quantile_cpu.learn(mass, ties, coarse, pairs, factor.float(), *_TIES)
     else:
-        ties.lerp_(ties_of_batch(coarse, pairs).to(ties.dtype), factor)
+        mass.lerp_(coarse[:, :STORED_CELLS].float(), factor)
+        ties.lerp_(ties_of_batch(coarse, pairs), factor)
+
+
+def learn_rows(mass: Tensor, ties: Tensor, rows: Tensor, cdf: Tensor, negative_mass: float, factor: Tensor) -> None:
+    """``learn`` from a whole context as rows ``(C, n)``, float32, and F of each of its values by exact rank."""
+    if _are_for_loops(mass, ties) and quantile_cpu.serves(cdf):
+        quantile_cpu.learn_rows(mass, ties, rows, cdf, factor.float(), negative_mass, *_TIES)
+    else:
+        coarse = count_coarse(rows.T)
+        learn(mass, ties, coarse, pairs_of_ranks(rows, cdf, coarse, negative_mass), factor)
+
+
+def _are_for_loops(mass: Tensor, ties: Tensor) -> bool:
+    return quantile_cpu.serves(mass) and mass.is_contiguous() and ties.is_contiguous()
 
 
 def running_cdf(x: Tensor, mass: Tensor, ties: Tensor, negative_mass: float) -> Tensor:
