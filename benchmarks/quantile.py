@@ -1,12 +1,14 @@
-"""Time of forward + backward of quantile activation against BatchNorm, on a CPU.
+"""Time of forward + backward of quantile activation against BatchNorm.
 
-python benchmarks/quantile.py [--csv FILE] [--threads N] [--rounds N]
+python benchmarks/quantile.py [--device cuda] [--csv FILE] [--threads N] [--rounds N]
 
 Both get the same dense upstream gradient (``.sum().backward()`` would send BatchNorm down a slow path). Every round
 times each once, in an order drawn anew, so that a slow spell of the machine hits all alike. Printed are the median over
 rounds and the median of the ratios to BatchNorm in the same round. "function" is ``quantile_activation``; "layer" is
 ``QuantileActivation``, which holds two batch normalisations itself and keeps running statistics; "plain" is the
-function without its compiled loops. Times are of the processor, so that other work on the machine counts less.
+function without its compiled loops or kernels. On a CPU times are of the processor, so that other work on the machine
+counts less; on a GPU they are of the clock, with a wait for the device at the end, and the memory that forward leaves
+taken, output included, is given in bytes per value.
 """
 
 import argparse
@@ -20,46 +22,67 @@ import torch
 from torch import Tensor, nn
 
 from catchment.files import csv_text, write_text
-from catchment.kernels import quantile_cpu
+from catchment.kernels import quantile_cpu, quantile_table
 from catchment.quantile import QuantileActivation, quantile_activation
 
-SHAPES = ((128, 64, 16, 16), (128, 512))
-GOALS = {4: 2.5, 2: 20.0}  # of the function, by the number of dimensions
+SHAPES = {"cpu": ((128, 64, 16, 16), (128, 512)), "cuda": ((256, 256, 32, 32),)}
+GOALS = {("cpu", 4): 2.5, ("cpu", 2): 20.0, ("cuda", 4): 2.0}  # of the function, by the number of dimensions
 WARM_UP = 3
 
 
 def without_compiled_loops() -> Callable[[], None]:
-    """Switches the compiled loops off and returns what switches them on again."""
-    serves = quantile_cpu.serves
-    quantile_cpu.serves = lambda x: False
-    return lambda: setattr(quantile_cpu, "serves", serves)
+    """Switches the compiled loops and kernels off and returns what switches them on again."""
+    serves, has_triton = quantile_cpu.serves, quantile_table.has_triton
+
+    def switch(serves: Callable[[Tensor], bool], has_triton: Callable[[], bool]) -> None:
+        quantile_cpu.serves, quantile_table.has_triton = serves, has_triton
+
+    switch(lambda x: False, lambda: False)
+    return lambda: switch(serves, has_triton)
 
 
 def seconds(call: Callable[[Tensor], Tensor], x: Tensor, up: Tensor, *, plain: bool, repeats: int) -> float:
-    """Processor seconds for one forward and backward pass."""
+    """Seconds for one forward and backward pass."""
     restore = without_compiled_loops() if plain else lambda: None
     try:
-        start = time.process_time()
+        start = now(x)
         for _ in range(repeats):
             out = call(x)
             torch.autograd.grad(out, x, up)
-        return (time.process_time() - start) / repeats
+        return (now(x) - start) / repeats
     finally:
         restore()
 
 
-def measure(shape: tuple[int, ...], rounds: int) -> list[dict[str, str | int | float]]:
+def now(x: Tensor) -> float:
+    """The time on the clock of the device of ``x``."""
+    if not x.is_cuda:
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def bytes_taken(call: Callable[[Tensor], Tensor], x: Tensor) -> str:
+    """What a forward pass leaves allocated on a GPU, per value."""
+    if not x.is_cuda:
+        return ""
+    before = torch.cuda.memory_allocated()
+    out = call(x)
+    return f"{(torch.cuda.memory_allocated() - before) / out.numel():.2f}"
+
+
+def measure(shape: tuple[int, ...], rounds: int, device: str) -> list[dict[str, str | int | float]]:
     """One row for each of BatchNorm, ReLU, function, layer and plain function."""
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(shape, generator=generator).requires_grad_()
-    up = torch.randn(shape, generator=generator)
-    norm = (nn.BatchNorm2d if len(shape) == 4 else nn.BatchNorm1d)(shape[1])
+    x = torch.randn(shape, generator=generator).to(device).requires_grad_()
+    up = torch.randn(shape, generator=generator).to(device)
+    norm = (nn.BatchNorm2d if len(shape) == 4 else nn.BatchNorm1d)(shape[1]).to(device)
     peer = type(norm).__name__
     calls = {
         peer: norm,
         "ReLU": torch.relu,
         "function": quantile_activation,
-        "layer": QuantileActivation(shape[1]),
+        "layer": QuantileActivation(shape[1]).to(device),
         "plain": quantile_activation,
     }
     repeats = 1 if len(shape) == 4 else 10
@@ -78,6 +101,7 @@ def measure(shape: tuple[int, ...], rounds: int) -> list[dict[str, str | int | f
             "median_ms": 1e3 * statistics.median(measured),
             "ratio": statistics.median(a / b for a, b in zip(measured, times[peer], strict=True)),
             "compared_with": peer,
+            "bytes_per_value": bytes_taken(calls[name], x),
             "rounds": rounds,
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
@@ -88,22 +112,24 @@ def measure(shape: tuple[int, ...], rounds: int) -> list[dict[str, str | int | f
 
 def main() -> None:
     """Measure, print, and write the CSV where asked."""
-    parser = argparse.ArgumentParser(
-        description="Forward + backward of quantile activation against BatchNorm, on a CPU."
-    )
+    parser = argparse.ArgumentParser(description="Forward + backward of quantile activation against BatchNorm.")
+    parser.add_argument("--device", choices=list(SHAPES), default="cpu")
     parser.add_argument("--csv", type=Path, help="write the numbers to this file")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=30)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
 
-    compiled = "with" if quantile_cpu.is_compiled() else "without"
-    print(f"torch {torch.__version__}, {arguments.threads} threads, float32, {compiled} compiled loops")
+    if arguments.device == "cuda":
+        compiled, where = quantile_table.has_triton(), torch.cuda.get_device_name()
+    else:
+        compiled, where = quantile_cpu.is_compiled(), f"{arguments.threads} threads"
+    print(f"torch {torch.__version__}, {where}, float32, {'with' if compiled else 'without'} compiled loops")
     rows = []
-    for shape in SHAPES:
-        for row in measure(shape, arguments.rounds):
+    for shape in SHAPES[arguments.device]:
+        for row in measure(shape, arguments.rounds, arguments.device):
             rows.append(row)
-            goal = f"  (goal: {GOALS[len(shape)]:g})" if row["what"] == "function" else ""
+            goal = f"  (goal: {GOALS[arguments.device, len(shape)]:g})" if row["what"] == "function" else ""
             print(
                 f"{row['shape']:>14}  {row['what']:<12} {row['median_ms']:>9.3f} ms  "
                 f"{row['ratio']:>7.2f} x {row['compared_with']}{goal}"

@@ -417,7 +417,7 @@ def test_compiled_loops_are_their_plain_twins():
     fast_key, fast_fine = quantile_cpu.refine(x, coarse, 0.3)
     assert torch.equal(fast_key, key)
     assert torch.equal(fast_fine, fine)
-    cdf, density = quantile_cells.tables(coarse, fine, 0.3, bandwidth)
+    cdf, density = quantile_cells.tables(coarse, fine, bandwidth, 0.3)
     fast_cdf, fast_density = quantile_cpu.tables(coarse, fine, bandwidth, 0.3)
     used = fine > 0
     torch.testing.assert_close(fast_cdf[used], cdf[used], equal_nan=True)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch._C import _functorch
 
+from catchment.compile_marks import constant
+
 
 def is_plain(x: Tensor) -> bool:
     """Whether ``x`` is a tensor whose values can be looked at: neither torch.func nor a compiler is at work."""
@@ -21,9 +23,11 @@ def is_for_triton(logits: Tensor, labels: Tensor) -> bool:
     """Whether the Triton kernels take these: rows of at most 32 bits on CUDA, where Triton is installed."""
     if not (logits.is_cuda and logits.ndim == 2 and logits.dtype in (torch.float32, torch.float16, torch.bfloat16)):
         return False
-    return _has_triton() and is_plain(logits) and is_plain(labels)
+    return has_triton() and is_plain(logits) and is_plain(labels)
 
 
+@constant
 @functools.cache
-def _has_triton() -> bool:
+def has_triton() -> bool:
+    """Whether Triton is installed."""
     return importlib.util.find_spec("triton") is not None

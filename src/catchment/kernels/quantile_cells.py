@@ -14,15 +14,15 @@ from torch import Tensor
 from catchment.kernels.quantile_density import PER_OCTAVE, node_density, piecewise_log2, place, read_density
 
 _LEADING_BITS = 4
-_FRACTION_BITS = 23 - _LEADING_BITS
-_SMALLEST, _LARGEST = -24, 20  # powers of two
-_BASE = (127 + _SMALLEST) << _LEADING_BITS
-MAGNITUDES = ((_LARGEST - _SMALLEST) << _LEADING_BITS) + 2  # with the one below and the one above
+FRACTION_BITS = 23 - _LEADING_BITS
+SMALLEST, LARGEST = -24, 20  # powers of two
+BASE = (127 + SMALLEST) << _LEADING_BITS
+MAGNITUDES = ((LARGEST - SMALLEST) << _LEADING_BITS) + 2  # with the one below and the one above
 ZERO = MAGNITUDES
 MISSING = 2 * MAGNITUDES + 1
 COARSE_CELLS = 2 * MAGNITUDES + 2  # negative by magnitude, zero, positive by magnitude, NaN
 STORED_CELLS = 2 * MAGNITUDES + 1  # without that of NaN
-_MASS_OF_A_CELL = 2.0**-11
+MASS_OF_A_CELL = 2.0**-11
 FINE_CELLS = COARSE_CELLS + 2 * 2**11
 
 assert 2**_LEADING_BITS == PER_OCTAVE
@@ -30,7 +30,7 @@ assert 2**_LEADING_BITS == PER_OCTAVE
 
 def coarse_key(x: Tensor) -> Tensor:
     """The coarse cell of each value, int32."""
-    magnitude = ((_magnitude_bits(x) >> _FRACTION_BITS) - _BASE + 1).clamp(0, MAGNITUDES - 1)
+    magnitude = ((_magnitude_bits(x) >> FRACTION_BITS) - BASE + 1).clamp(0, MAGNITUDES - 1)
     positive = torch.where(x == 0, ZERO, ZERO + 1 + magnitude)
     return torch.where(x < 0, magnitude, positive).masked_fill(x.isnan(), MISSING)
 
@@ -50,7 +50,7 @@ def refine(x: Tensor, coarse: Tensor, negative_mass: float) -> tuple[Tensor, Ten
     return key, _count(key, FINE_CELLS)
 
 
-def tables(coarse: Tensor, fine: Tensor, negative_mass: float, bandwidth: Tensor) -> tuple[Tensor, Tensor]:
+def tables(coarse: Tensor, fine: Tensor, bandwidth: Tensor, negative_mass: float) -> tuple[Tensor, Tensor]:
     """F and f of each fine cell, ``(C, FINE_CELLS)`` each, for bandwidths ``(C, 1)``."""
     bits = _fine_bits(coarse, negative_mass)
     start = _starts(bits)
@@ -131,7 +131,7 @@ def _fine_bits(coarse: Tensor, negative_mass: float) -> Tensor:
     known = coarse[:, :MISSING].float()
     p = negative_mass
     mass = torch.cat([known[:, :ZERO] * (p / (num_negative + 1)), known[:, ZERO:] * ((1 - p) / (num_positive + 1))], 1)
-    cells = (mass / _MASS_OF_A_CELL).clamp(min=1).view(torch.int32)
+    cells = (mass / MASS_OF_A_CELL).clamp(min=1).view(torch.int32)
     bits = (cells >> 23) - 127 + ((cells & ((1 << 23) - 1)) != 0)  # the logarithm to base 2, rounded up
     whole = torch.tensor([0, MAGNITUDES - 1, ZERO, ZERO + 1, 2 * MAGNITUDES], device=coarse.device)
     return torch.nn.functional.pad(bits.index_fill(1, whole, 0), (0, 1))
@@ -144,8 +144,8 @@ def _sides(coarse: Tensor) -> tuple[Tensor, Tensor]:
 
 def _fine_key(x: Tensor, start: Tensor, bits: Tensor) -> Tensor:
     at = _flat(coarse_key(x), COARSE_CELLS)
-    leading = _magnitude_bits(x) & ((1 << _FRACTION_BITS) - 1)
-    return (start.reshape(-1)[at] + (leading >> (_FRACTION_BITS - bits.reshape(-1)[at]))).short()
+    leading = _magnitude_bits(x) & ((1 << FRACTION_BITS) - 1)
+    return (start.reshape(-1)[at] + (leading >> (FRACTION_BITS - bits.reshape(-1)[at]))).short()
 
 
 def _owner(start: Tensor) -> Tensor:
@@ -177,7 +177,7 @@ def _density(
     weight = (weight * fine).masked_fill(is_missing, 0.0)
     part = torch.arange(FINE_CELLS, device=fine.device) - start.gather(1, owner)
     centre = coarse_centre(owner, (part + 0.5) * (-bits.gather(1, owner).float()).exp2())
-    where = place(centre - _far_from_zero(fine, centre), bandwidth)
+    where = place(centre - _far_from_zero(fine.masked_fill(is_missing, 0), centre), bandwidth)
     density = read_density(node_density(where, weight, bandwidth), where)
     return density.masked_fill(is_missing, torch.nan)
 
@@ -187,7 +187,7 @@ def _far_from_zero(fine: Tensor, centre: Tensor) -> Tensor:
 
     The nodes of the density are dense around zero: there such a channel is moved to.
     """
-    share = fine / fine.sum(1, keepdim=True)
+    share = fine / fine.sum(1, keepdim=True).clamp(min=1)
     mean = (share * centre).sum(1, keepdim=True)
     variance = (share * (centre - mean).square()).sum(1, keepdim=True)
     return torch.where(mean.square() > 4 * variance, mean, 0.0)
@@ -203,12 +203,12 @@ def magnitude_at(position: Tensor) -> Tensor:
     """The magnitude at a position 0 to MAGNITUDES among the magnitude cells: the inverse of ``position_of``."""
     steps = (position - 1).clamp(0, MAGNITUDES - 2)
     octave = (steps / PER_OCTAVE).floor()
-    inside = (octave + _SMALLEST).exp2() * (1 + steps / PER_OCTAVE - octave)
-    return torch.where(position < 1, position * 2.0**_SMALLEST, inside)
+    inside = (octave + SMALLEST).exp2() * (1 + steps / PER_OCTAVE - octave)
+    return torch.where(position < 1, position * 2.0**SMALLEST, inside)
 
 
 def position_of(magnitude: Tensor) -> Tensor:
     """Where a magnitude stands among the magnitude cells, 0 to MAGNITUDES, with a fraction within its cell."""
-    inside = PER_OCTAVE * (piecewise_log2(magnitude.clamp(2.0**_SMALLEST, 2.0**_LARGEST)) - _SMALLEST) + 1
-    position = torch.where(magnitude < 2.0**_SMALLEST, magnitude * 2.0**-_SMALLEST, inside)
-    return torch.where(magnitude >= 2.0**_LARGEST, MAGNITUDES - 2.0**_LARGEST / magnitude, position)
+    inside = PER_OCTAVE * (piecewise_log2(magnitude.clamp(2.0**SMALLEST, 2.0**LARGEST)) - SMALLEST) + 1
+    position = torch.where(magnitude < 2.0**SMALLEST, magnitude * 2.0**-SMALLEST, inside)
+    return torch.where(magnitude >= 2.0**LARGEST, MAGNITUDES - 2.0**LARGEST / magnitude, position)

@@ -20,9 +20,10 @@ from torch import Tensor
 from catchment.compile_marks import constant
 
 PER_OCTAVE = 16
-_NODES = 256  # on each side of zero
+_SIDE_NODES = 256  # on each side of zero
+NODES = 2 * _SIDE_NODES + 1
 _NEAR = 2.0  # in units of h: up to here nodes are evenly spaced, PER_OCTAVE of them
-_FIXED_POINT = 2.0**50
+FIXED_POINT = 2.0**50
 
 
 def piecewise_log2(magnitude: Tensor) -> Tensor:
@@ -35,11 +36,11 @@ def piecewise_log2(magnitude: Tensor) -> Tensor:
 
 
 def _node_position(u: Tensor) -> Tensor:
-    """Where ``u`` stands among the nodes, 0 to 2 * _NODES, with a fraction between two of them."""
+    """Where ``u`` stands among the nodes, 0 to NODES - 1, with a fraction between two of them."""
     magnitude = u.abs().clamp(max=2.0**PER_OCTAVE)
     far = PER_OCTAVE * piecewise_log2(magnitude.clamp(min=_NEAR))
     position = torch.where(magnitude < _NEAR, magnitude * (PER_OCTAVE / _NEAR), far)
-    return _NODES + torch.where(u < 0, -position, position)
+    return _SIDE_NODES + torch.where(u < 0, -position, position)
 
 
 _KERNELS: dict[torch.device, Tensor] = {}
@@ -54,7 +55,7 @@ def kernel_between_nodes(device: torch.device) -> Tensor:
 
 
 def _make_kernel() -> Tensor:
-    k = torch.arange(_NODES + 1, dtype=torch.float64)
+    k = torch.arange(_SIDE_NODES + 1, dtype=torch.float64)
     octave = (k / PER_OCTAVE).floor()
     magnitude = torch.where(k < PER_OCTAVE, k * (_NEAR / PER_OCTAVE), 2**octave * (1 + k / PER_OCTAVE - octave))
     nodes = torch.cat([-magnitude.flip(0)[:-1], magnitude])
@@ -83,18 +84,23 @@ class NodePlace(NamedTuple):
 def place(points: Tensor, bandwidth: Tensor) -> NodePlace:
     """Where the points ``(C, S)`` stand, for bandwidths ``(C, 1)``."""
     position = _node_position(points / bandwidth)
-    node = position.floor().clamp(max=2 * _NODES - 1)
+    node = position.floor().clamp(max=NODES - 2)
     return NodePlace(node.long(), position - node)
 
 
 def node_density(where: NodePlace, weight: Tensor, bandwidth: Tensor) -> Tensor:
     """The density ``(C, nodes)`` at the nodes, of points ``(C, S)`` with ``weight`` ``(C, S)`` of sum 1 or less."""
-    mass = torch.zeros(weight.shape[0], 2 * _NODES + 1, dtype=torch.int64, device=weight.device)
+    mass = torch.zeros(weight.shape[0], NODES, dtype=torch.int64, device=weight.device)
     above = weight * where.fraction
-    mass = mass.scatter_add(1, where.node, ((weight - above) * _FIXED_POINT).long())
-    mass = mass.scatter_add(1, where.node + 1, (above * _FIXED_POINT).long())
-    kernel: Tensor = kernel_between_nodes(weight.device)
-    return (mass.float() / _FIXED_POINT) @ kernel / bandwidth
+    mass = mass.scatter_add(1, where.node, ((weight - above) * FIXED_POINT).long())
+    mass = mass.scatter_add(1, where.node + 1, (above * FIXED_POINT).long())
+    return density_at_nodes(mass, bandwidth)
+
+
+def density_at_nodes(mass: Tensor, bandwidth: Tensor) -> Tensor:
+    """The density ``(C, nodes)`` at the nodes, of their mass in fixed point, for bandwidths ``(C, 1)``."""
+    kernel: Tensor = kernel_between_nodes(mass.device)
+    return (mass.float() / FIXED_POINT) @ kernel / bandwidth
 
 
 def read_density(nodes: Tensor, where: NodePlace) -> Tensor:

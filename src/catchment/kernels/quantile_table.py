@@ -8,12 +8,15 @@ up over shards, so the result is the same however the values are divided among p
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
+from types import ModuleType
 from typing import NamedTuple
 
 from torch import Tensor
 
 from catchment.kernels import quantile_cells, quantile_cpu
+from catchment.kernels.dispatch import has_triton
 
 Reduce = Callable[[Tensor], Tensor]
 
@@ -41,34 +44,37 @@ def build_table(x: Tensor, negative_mass: float, bandwidth: Tensor, reduce: Redu
 
     ``reduce`` adds counts up over the processes that share the context.
     """
-    coarse = reduce(count_coarse(x))
-    if quantile_cpu.serves(x):
-        key, fine = quantile_cpu.refine(x, coarse, negative_mass)
-        fine = reduce(fine)
-        cdf, density = quantile_cpu.tables(coarse, fine, bandwidth, negative_mass)
-    else:
-        key, fine = quantile_cells.refine(x, coarse, negative_mass)
-        fine = reduce(fine)
-        cdf, density = quantile_cells.tables(coarse, fine, negative_mass, bandwidth)
+    loops = _loops(x)
+    coarse = reduce(loops.count_coarse(x))
+    key, fine = loops.refine(x, coarse, negative_mass)
+    fine = reduce(fine)
+    cdf, density = loops.tables(coarse, fine, bandwidth, negative_mass)
     return Table(key, cdf, density, coarse, fine)
 
 
 def count_coarse(x: Tensor) -> Tensor:
     """How many values of ``x`` ``(N, C, d...)``, float32, each coarse cell holds: ``(C, COARSE_CELLS)``, int32."""
-    return quantile_cpu.count_coarse(x) if quantile_cpu.serves(x) else quantile_cells.count_coarse(x)
+    counts: Tensor = _loops(x).count_coarse(x)
+    return counts
 
 
 def pairs_of_table(table: Table, negative_mass: float) -> Tensor:
     """How many other values share its fine cell, summed over each coarse cell: ``(C, COARSE_CELLS)``, int64."""
-    if quantile_cpu.serves(table.cdf):
-        pairs: Tensor = quantile_cpu.pairs_of_counts(table.coarse, table.fine, negative_mass)
-        return pairs
-    return quantile_cells.pairs_of_counts(table.coarse, table.fine, negative_mass)
+    loops = quantile_cpu if quantile_cpu.serves(table.cdf) else quantile_cells
+    pairs: Tensor = loops.pairs_of_counts(table.coarse, table.fine, negative_mass)
+    return pairs
 
 
 def look_up(table: Tensor, key: Tensor, grad: Tensor | None = None) -> Tensor:
     """The entry of ``table`` ``(C, FINE_CELLS)`` for each key ``(N, C, d...)``, times ``grad`` where it is given."""
-    if quantile_cpu.serves(table):
-        entries: Tensor = quantile_cpu.look_up(table, key, grad)
-        return entries
-    return quantile_cells.look_up(table, key, grad)
+    entries: Tensor = _loops(table).look_up(table, key, grad)
+    return entries
+
+
+def _loops(x: Tensor) -> ModuleType:
+    """The functions of ``quantile_cells``, as the loops or kernels that serve the device of ``x``, or plain."""
+    if quantile_cpu.serves(x):
+        return quantile_cpu
+    if x.is_cuda and has_triton():
+        return importlib.import_module("catchment.kernels.quantile_triton")
+    return quantile_cells
