@@ -20,6 +20,10 @@ from torch import Tensor, nn
 from catchment.loss_conventions import IGNORE_INDEX, UNKNOWN_CLASS, at_least_float32
 
 
+class MissingExtraError(ValueError):
+    """A method needs a package that is not installed."""
+
+
 class Objective(nn.Module):
     """A loss, and how to read the outputs of a network trained with it.
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from catchment.baselines.noisy_labels import CrossEntropy
 from catchment.loss_conventions import IGNORE_INDEX, at_least_float32, prepare_target
-from catchment.objective import Combined, Method, Objective
+from catchment.objective import Combined, Method, MissingExtraError, Objective
 
 _NO_CLASS = -1
 
@@ -263,7 +263,8 @@ class TripletLoss(Objective):
         features ``(N, D)``; target ``(N,)`` class indices, -100 to leave a sample out.
 
     Raises:
-        ValueError: pytorch-metric-learning is not installed; a shape, a dtype or a label doesn't fit.
+        MissingExtraError: pytorch-metric-learning is not installed.
+        ValueError: a shape, a dtype or a label doesn't fit.
 
     Paper: Weinberger and Saul, Distance Metric Learning for Large Margin Nearest Neighbor Classification, JMLR 2009.
     """
@@ -279,7 +280,8 @@ class TripletLoss(Objective):
         try:
             losses = importlib.import_module("pytorch_metric_learning.losses")
         except ImportError:
-            raise ValueError('pytorch-metric-learning is not installed: pip install "catchment[metric]"') from None
+            message = 'pytorch-metric-learning is not installed: pip install "catchment[metric]"'
+            raise MissingExtraError(message) from None
         self.num_classes = num_classes
         self.margin = margin
         self.smooth = smooth

@@ -3,6 +3,7 @@
 import copy
 import csv
 import json
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -21,6 +22,7 @@ from catchment.experiments.results_table import collect
 from catchment.experiments.run import RunConfig, run
 from catchment.experiments.shift import MEASURES, Shift, ShiftRow, check_shift, evaluate_shift, summarise
 from catchment.experiments.suite import Metric, Selection, find_suite, parse_suite, plan
+from catchment.methods import create_objective
 from catchment.objective import Model
 from catchment.quantile import QuantileActivation, QuantileClassifier, adapt_context, set_context
 from catchment.training import TrainingConfig
@@ -495,7 +497,7 @@ def test_a_suite_that_means_nothing_is_refused(old, new, message):
 def test_the_published_protocol(name):
     suite = parse_suite(*find_suite(name))
     runs = plan(suite, Selection(settings=("published",), seeds=(0,)))
-    assert len({each.key for each in runs}) == 2 * 4  # losses x activations; last layers are readings
+    assert len({each.key for each in runs}) == 3 * 4  # losses x activations; last layers are readings
     for each in runs:
         config, training = each.config, each.config.training
         assert (config.validation, config.validation_seed) == (0.2, 42)
@@ -508,6 +510,14 @@ def test_the_published_protocol(name):
     assert published["CE, quantile, quantile classifier", "shift_drop_0_5"] == drop[name][1]
     augmix = plan(suite, Selection(settings=("augmix",), seeds=(0,)))[0].config.training
     assert (augmix.learning_rate, augmix.milestones, augmix.augmentation[-1]) == (5e-3, (0.5, 0.75, 0.875), "augmix:3")
+
+
+def test_a_suite_with_the_triplet_loss_can_be_planned_without_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pytorch_metric_learning.losses", None)
+    with pytest.raises(ValueError, match=r'pip install "catchment\[metric\]"'):
+        create_objective("ce-triplet", num_classes=2)
+    suite = parse_suite(*find_suite("shift-cifar10"))
+    assert sum(each.config.objective == "ce-triplet" for each in plan(suite, Selection(seeds=(0,)))) == 2 * 8
 
 
 def test_shift_mnist_is_six_runs():

@@ -22,6 +22,7 @@ from catchment.methods import create_objective
 from catchment.nearest import did_you_mean
 from catchment.nets import NETS
 from catchment.nets.activations import ACTIVATIONS
+from catchment.objective import MissingExtraError
 from catchment.report.shift import key as shift_key
 from catchment.training.config import TrainingConfig
 
@@ -492,6 +493,8 @@ def _methods(values: dict[str, Any], where: str) -> tuple[SuiteMethod, ...]:
             raise ValueError(f"{at}: parameters are {parameters}: leave name and num_classes out, they are known")
         try:
             create_objective(entry["objective"], num_classes=2, **parameters)
+        except MissingExtraError:
+            pass  # the suite can be listed and planned; such a run fails and says what to install
         except ValueError as error:
             raise ValueError(f"{at}: {error}") from None
         texts = ("net", "activation", "adaptation", *AUXILIARY_ROLES)
