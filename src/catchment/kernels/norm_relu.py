@@ -6,7 +6,7 @@ they read them twice forward and twice backward, and keep, beside what came in, 
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,76 +53,60 @@ def norm_relu(x: Tensor, norm: nn.BatchNorm2d, *, pool: bool = False) -> Tensor:
 
     The running statistics of ``norm`` move as in training.
     """
-    y, mean, variance = cast(tuple[Tensor, Tensor, Tensor], _NormRelu.apply(x, norm.weight, norm.bias, norm.eps, pool))
+    momentum = 0.0
+    running: tuple[Tensor | None, Tensor | None] = (None, None)
     if norm.track_running_stats and norm.running_mean is not None and norm.running_var is not None:
         assert norm.num_batches_tracked is not None
         norm.num_batches_tracked.add_(1)
         momentum = 1 / norm.num_batches_tracked.item() if norm.momentum is None else norm.momentum
-        number = x.numel() // x.shape[1]
-        with torch.no_grad():
-            norm.running_mean.lerp_(mean, momentum)
-            norm.running_var.lerp_(variance * (number / (number - 1)), momentum)
+        running = (norm.running_mean, norm.running_var)
+    y: Tensor = _NormRelu.apply(x, norm.weight, norm.bias, norm.eps, momentum, *running, pool)
     return y
 
 
 class _NormRelu(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, pool: bool
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        eps: float,
+        momentum: float,
+        running_mean: Tensor | None,
+        running_variance: Tensor | None,
+        pool: bool,
+    ) -> Tensor:
         samples, channels, height, width = x.shape
-        rows = samples * height * width
-        mean, variance = x.new_empty(channels), x.new_empty(channels)
-        call(_SOURCE, "catchment_moments", x, rows, channels, _threads(x), mean, variance)
-        inverse = (variance.double() + eps).rsqrt()
-        scale = (weight * inverse).float()
-        shift = (bias - mean * inverse * weight).float()
+        y, chosen = torch.empty_like(x), None
         if pool:
-            y = _images(x, height // 2, width // 2)
+            size = (samples, channels, height // 2, width // 2)
+            y = torch.empty(size, dtype=x.dtype, memory_format=torch.channels_last)
             chosen = torch.empty_like(y, dtype=torch.uint8)
-            sizes = (rows // 4, channels, width)
-            call(_SOURCE, "catchment_scale_relu_pool", x, scale, shift, *sizes, _threads(x), y, chosen)
-        else:
-            y, chosen = torch.empty_like(x), None
-            call(_SOURCE, "catchment_scale_relu", x, scale, shift, rows, channels, _threads(x), y)
-        ctx.save_for_backward(x, weight, mean, inverse, scale, shift, chosen)
-        ctx.mark_non_differentiable(mean, variance)
-        return y, mean, variance
+        statistics = x.new_empty(4, channels)
+        ctx.sizes = (samples * height * width, channels, width if pool else 0, threads(x.numel() >> 17))
+        inputs = (x, weight, bias, float(eps), float(momentum))
+        call(
+            _SOURCE,
+            "catchment_norm_relu_forward",
+            *inputs,
+            *ctx.sizes,
+            running_mean,
+            running_variance,
+            statistics,
+            y,
+            chosen,
+        )
+        ctx.save_for_backward(x, weight, statistics, chosen)
+        return y
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, mean, inverse, scale, shift, chosen = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, statistics, chosen = ctx.saved_tensors
         grad = grad.contiguous(memory_format=torch.channels_last)
-        samples, channels, height, width = x.shape
-        rows, many = samples * height * width, _threads(x)
-        sums = x.new_empty(2, channels, dtype=torch.float64)
-        if chosen is None:
-            call(_SOURCE, "catchment_relu_sums", x, grad, scale, shift, mean, rows, channels, many, sums)
-        else:
-            sizes = (rows // 4, channels, width)
-            call(_SOURCE, "catchment_relu_pool_sums", x, grad, chosen, mean, *sizes, many, sums)
-        grad_bias, grad_weight = sums[0], sums[1] * inverse
-        grad_x = None
-        if ctx.needs_input_grad[0]:
-            # scale * (d - mean of d - normalised x * mean of d times normalised x), d what reaches it
-            slope = weight * inverse
-            by_x = -slope * inverse * grad_weight / rows
-            factors = (scale, by_x.float(), (-slope * grad_bias / rows - by_x * mean).float())
-            grad_x = torch.empty_like(x)
-            if chosen is None:
-                call(
-                    _SOURCE, "catchment_relu_gradient", x, grad, scale, shift, *factors, rows, channels, many, grad_x
-                )  # fmt: skip
-            else:
-                call(_SOURCE, "catchment_relu_pool_gradient", x, grad, chosen, *factors, *sizes, many, grad_x)
-        return grad_x, grad_weight.float(), grad_bias.float(), None, None
-
-
-def _images(x: Tensor, height: int, width: int) -> Tensor:
-    size = (x.shape[0], x.shape[1], height, width)
-    return torch.empty(size, dtype=x.dtype, memory_format=torch.channels_last)
-
-
-def _threads(x: Tensor) -> int:
-    return threads(x.numel() >> 17)
+        by_weight, by_bias = torch.empty_like(weight), torch.empty_like(weight)
+        by_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
+        inputs = (x, grad, chosen, statistics)
+        call(_SOURCE, "catchment_norm_relu_backward", *inputs, *ctx.sizes, by_weight, by_bias, by_x)
+        return by_x, by_weight, by_bias, *5 * [None]
