@@ -10,8 +10,8 @@ operations on them, of the size of the labels, and differentiated by autograd. T
     dr/dz_j = p_j / (1 - p_y) (j != y),  dr/dz_y = -1,
     dH/dz_j = s_j - p_j sum_k s_k,  s_k = dh/dlog p_k (k != y),  s_y = 0.
 
-On a CPU, in eager mode, they are compiled loops where there is a compiler; on CUDA r has a Triton kernel; anywhere
-else the plain twins run.
+On a CPU, in eager mode, they are compiled loops where there is a compiler, on CUDA Triton kernels; anywhere else the
+plain twins run.
 """
 
 from __future__ import annotations
@@ -63,6 +63,11 @@ def label_log_odds_and_sums(logits: Tensor, labels: Tensor, terms: tuple[ClassTe
     """(r, H of each term), each ``(N, 1, d...)``; classes at -inf are left out of H."""
     if not terms:
         return (label_log_odds(logits, labels),)
+    if is_for_triton(logits, labels):
+        from catchment.kernels import triton_sums
+
+        if len(terms) <= triton_sums.MOST_TERMS:
+            return triton_sums.label_log_odds_and_sums(logits, labels, terms)
     logits = at_least_float32(logits)
     if losses_cpu.serves(logits, labels):
         return _compiled(logits, labels, terms)
@@ -81,6 +86,13 @@ def plain_label_log_odds_and_sums(logits: Tensor, labels: Tensor, terms: tuple[C
 def differentiable_gradient(logits: Tensor, labels: Tensor, grad: Tensor) -> Tensor:
     """The gradient of ``label_log_odds`` by the logits, in operations that can be differentiated and batched."""
     return _plain_gradient(lambda: (plain_label_log_odds(at_least_float32(logits), labels),), logits, (grad,))
+
+
+def gradient_of_sums(logits: Tensor, labels: Tensor, terms: tuple[ClassTerm, ...], grads: tuple[Tensor, ...]) -> Tensor:
+    """The gradient of ``label_log_odds_and_sums`` by the logits, likewise."""
+    return _plain_gradient(
+        lambda: plain_label_log_odds_and_sums(at_least_float32(logits), labels, terms), logits, grads
+    )
 
 
 class _Compiled(torch.autograd.Function):
@@ -102,10 +114,8 @@ class _Compiled(torch.autograd.Function):
         logits, labels = ctx.saved_tensors
         terms: tuple[ClassTerm, ...] = ctx.terms
         if torch.is_grad_enabled() or not all(is_plain(grad) for grad in grads):
-            grad = _plain_gradient(lambda: plain_label_log_odds_and_sums(logits, labels, terms), logits, grads)
-        else:
-            grad = losses_cpu.sums_backward(logits, labels, terms, ctx.kept, grads)
-        return grad, None, None
+            return gradient_of_sums(logits, labels, terms, grads), None, None
+        return losses_cpu.sums_backward(logits, labels, terms, ctx.kept, grads), None, None
 
 
 def _compiled(logits: Tensor, labels: Tensor, terms: tuple[ClassTerm, ...]) -> tuple[Tensor, ...]:

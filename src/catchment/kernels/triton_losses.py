@@ -36,7 +36,8 @@ def _log1p(x):
 
 
 @triton.jit
-def _logaddexp(a, b):
+def logaddexp(a, b):
+    """log(e^a + e^b)."""
     larger = tl.maximum(a, b)
     difference = tl.minimum(a, b) - larger
     return tl.where(tl.abs(larger) == float("inf"), larger, larger + _log1p(tl.exp(difference)))
@@ -82,16 +83,16 @@ def _forward_kernel(
         no_rivals = total == 0.0
         z_drainage = tl.load(row + classes.to(tl.int64) * stride_column).to(tl.float32)
         to_drainage = (largest - z_drainage) + rest
-        t1 = log_alpha + _logaddexp(to_label, z_drainage - z_label)
+        t1 = log_alpha + logaddexp(to_label, z_drainage - z_label)
         t1 = tl.where(z_label == -float("inf"), float("inf"), t1)
         t2 = -float("inf")
         if HAS_BETA:
             t2 = tl.where(no_rivals, -float("inf"), log_beta + to_drainage)
-        value = _logaddexp(0.0, _logaddexp(t1, t2))
+        value = logaddexp(0.0, logaddexp(t1, t2))
         t1 = tl.minimum(t1, 8e37)
         t2 = tl.minimum(t2, 8e37)
-        w1 = tl.sigmoid(t1 - _logaddexp(0.0, t2))
-        w2 = tl.sigmoid(t2 - _logaddexp(0.0, t1))
+        w1 = tl.sigmoid(t1 - logaddexp(0.0, t2))
+        w2 = tl.sigmoid(t2 - logaddexp(0.0, t1))
         share = tl.where(no_rivals, 1.0, tl.sigmoid(-to_drainage))
         value = tl.where(z_label != z_label, z_label, value)
         at_rivals = w1 * (1.0 - share) + w2
@@ -160,7 +161,7 @@ def _forward(logits: Tensor, labels: Tensor, alpha: float, beta: float, *, drain
             math.log(beta) if beta > 0 else 0.0,
             DRAINAGE=drainage,
             HAS_BETA=beta > 0,
-            BLOCK=_block(columns),
+            BLOCK=block_of(columns),
         )
     return loss, numbers
 
@@ -169,7 +170,7 @@ def _backward(logits: Tensor, labels: Tensor, numbers: Tensor, grad_loss: Tensor
     samples, columns = logits.shape
     grad = logits.new_empty(samples, columns)
     if samples:
-        _backward_kernel[(samples, triton.cdiv(columns, _block(columns)))](
+        _backward_kernel[(samples, triton.cdiv(columns, block_of(columns)))](
             logits,
             labels,
             numbers,
@@ -180,13 +181,19 @@ def _backward(logits: Tensor, labels: Tensor, numbers: Tensor, grad_loss: Tensor
             *logits.stride(),
             *grad_loss.stride(),
             DRAINAGE=drainage,
-            BLOCK=_block(columns),
+            BLOCK=block_of(columns),
         )
     return grad
 
 
-def _block(columns: int) -> int:
+def block_of(columns: int) -> int:
+    """How many columns a program takes at once."""
     return min(_LARGEST_BLOCK, triton.next_power_of_2(columns))
+
+
+def log_odds_forward(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The log odds ``(N,)``, and five numbers of each row, the first of which are m and r."""
+    return _forward(logits, labels, 1.0, 1.0, drainage=False)
 
 
 class _Drainage(torch.autograd.Function):
@@ -210,7 +217,7 @@ class _LabelLogOdds(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
         labels = labels.contiguous()
-        log_odds, ctx.numbers = _forward(logits, labels, 1.0, 1.0, drainage=False)
+        log_odds, ctx.numbers = log_odds_forward(logits, labels)
         ctx.save_for_backward(logits, labels)
         return log_odds
 
