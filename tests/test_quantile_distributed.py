@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from catchment.quantile import QuantileActivation, QuantileLoss
+from catchment.training.distributed import leave_process_group
 
 pytestmark = pytest.mark.slow
 
@@ -101,7 +102,7 @@ def _worker(rank, folder):
     if rank == 0:  # evaluation by one process alone must not wait for the other
         torch.save(layer.eval()(x), folder / "alone.pt")
     dist.barrier()
-    dist.destroy_process_group()
+    leave_process_group()
 
 
 @pytest.fixture(scope="module")

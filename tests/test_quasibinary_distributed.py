@@ -9,6 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from catchment import Model
 from catchment.quasibinary import QuasibinaryLoss, recalibrate
+from catchment.training.distributed import leave_process_group
 
 pytestmark = pytest.mark.slow
 
@@ -149,7 +150,7 @@ def _worker(rank, folder):
         dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world_size)
         found = everything(rank, world_size) | {"collectives": collectives_forward(rank, world_size)}
         torch.save(found, folder / f"{rank}-of-{world_size}.pt")
-        dist.destroy_process_group()
+        leave_process_group()
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from catchment.training import TrainingConfig, train
 from catchment.training.distributed import (
     all_gather_rows,
     from_first_process,
+    leave_process_group,
     mean_over_processes,
     on_first_process,
     rank_and_world_size,
@@ -59,7 +60,7 @@ def _worker(rank, port, folder):
     except ValueError as error:
         refused = str(error)
     (folder / f"refused-{rank}").write_text(refused)
-    torch.distributed.destroy_process_group()
+    leave_process_group()
 
     # as torchrun starts it
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": str(rank), "WORLD_SIZE": "2"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from catchment.objective import Model
+
+_SECONDS_TO_LET_GO = 0.2
 
 
 def rank_and_world_size() -> tuple[int, int]:
@@ -34,7 +37,17 @@ def process_group(device: torch.device) -> Iterator[None]:
     try:
         yield
     finally:
-        dist.destroy_process_group()
+        leave_process_group()
+
+
+def leave_process_group() -> None:
+    """Leave the process group when the threads of its last calls have let go of their tensors.
+
+    Gloo waits for these threads with the interpreter locked, and one that frees a tensor waits for the lock: in torch
+    2.6 a process hung there now and then.
+    """
+    time.sleep(_SECONDS_TO_LET_GO)
+    dist.destroy_process_group()
 
 
 def distribute(model: Model) -> nn.Module:
