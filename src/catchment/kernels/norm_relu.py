@@ -11,18 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from catchment.kernels.dispatch import is_plain
 from catchment.kernels.native import call, is_compiled, threads
 
 _SOURCE = "norm_relu_cpu.cpp"
 
 
-def serves(x: object, norm: nn.BatchNorm2d) -> bool:
-    """Whether the compiled loops take the images ``x``: float32, channels last in memory, eager mode, on a CPU."""
+def serves(x: Tensor, norm: nn.BatchNorm2d) -> bool:
+    """Whether the compiled loops take the images ``x``: float32, channels last in memory, on a CPU."""
     return (
-        isinstance(x, Tensor)
-        and is_plain(x)
-        and x.device.type == "cpu"
+        x.device.type == "cpu"
         and x.dtype == torch.float32
         and norm.training
         and norm.affine

@@ -7,6 +7,7 @@ from typing import TypeGuard
 from torch import Tensor, nn
 
 from catchment.kernels import norm_relu
+from catchment.kernels.dispatch import is_plain
 
 
 class Layers(nn.Sequential):
@@ -19,6 +20,10 @@ class Layers(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """The last layer's output."""
+        if not is_plain(x):
+            for layer in self:
+                x = layer(x)
+            return x
         layers = list(self)
         position = 0
         while position < len(layers):
@@ -36,7 +41,7 @@ class Layers(nn.Sequential):
 
 
 def _begins_a_run(layer: nn.Module, following: list[nn.Module]) -> TypeGuard[nn.BatchNorm2d]:
-    return _is_bare(layer, nn.BatchNorm2d) and bool(following) and _is_bare(following[0], nn.ReLU)
+    return _is_bare(layer, nn.BatchNorm2d) and len(following) > 0 and _is_bare(following[0], nn.ReLU)
 
 
 def _is_bare(layer: nn.Module, kind: type[nn.Module]) -> bool:
